@@ -1,0 +1,265 @@
+//! Groups runs into arms (one experiment, several seeds) and gives each the shortest label that says what it is.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+
+use super::collect::Run;
+use super::comparison::Order;
+use super::keys::{Keys, differing, short};
+use crate::shazeer;
+
+/// The runs of one experiment: equal in everything but the seed.
+#[derive(Clone, Debug)]
+pub(super) struct ArmRuns<'a> {
+    /// The FFN's name, followed by `key=value` for whatever distinguishes it from other arms with the same FFN.
+    pub label: String,
+    /// Config keys that the label shows.
+    pub shown: Vec<String>,
+    /// Its runs, one per seed, by seed. Never empty.
+    pub runs: Vec<&'a Run>,
+}
+
+/// Keys that ask for a width; the width that results says more.
+const WIDTH: &str = "model.ffn.width.";
+
+impl<'a> ArmRuns<'a> {
+    /// The arm's first run, for what all its runs share.
+    pub fn first(&self) -> &'a Run {
+        self.runs[0]
+    }
+
+    /// Name of the FFN variant.
+    pub fn ffn(&self) -> &'a str {
+        &self.first().summary.ffn
+    }
+
+    fn keys(&self) -> &'a Keys {
+        &self.first().keys
+    }
+}
+
+/// Groups `runs`; the second value tells which runs were dropped because their arm already has their seed.
+pub(super) fn group(runs: &[Run]) -> (Vec<ArmRuns<'_>>, Vec<String>) {
+    let mut arms: Vec<ArmRuns<'_>> = Vec::new();
+    let mut dropped = Vec::new();
+    for run in runs {
+        let same = |arm: &&mut ArmRuns<'_>| arm.ffn() == run.summary.ffn && *arm.keys() == run.keys;
+        match arms.iter_mut().find(same) {
+            None => arms.push(ArmRuns { label: String::new(), shown: Vec::new(), runs: vec![run] }),
+            Some(arm) => match arm.runs.iter().find(|kept| kept.summary.seed == run.summary.seed) {
+                None => arm.runs.push(run),
+                Some(kept) => dropped.push(duplicate(kept, run)),
+            },
+        }
+    }
+    for arm in &mut arms {
+        arm.runs.sort_by_key(|run| run.summary.seed);
+    }
+    label(&mut arms);
+    (arms, dropped)
+}
+
+fn duplicate(kept: &Run, dropped: &Run) -> String {
+    let loss = |run: &Run| run.summary.validation.as_ref().map(|v| v.loss);
+    let same = if loss(kept) == loss(dropped) { "the same result" } else { "a DIFFERENT result" };
+    format!(
+        "{} repeats seed {} of {} with {same} and is left out",
+        dropped.dir.display(),
+        kept.summary.seed,
+        kept.dir.display()
+    )
+}
+
+/// Labels arms by their FFN and, among arms of one FFN, by every key in which these differ.
+fn label(arms: &mut [ArmRuns<'_>]) {
+    let all: Vec<&Keys> = arms.iter().map(ArmRuns::keys).collect();
+    let ffns: BTreeSet<&str> = arms.iter().map(ArmRuns::ffn).collect();
+    for ffn in ffns {
+        let twins: Vec<usize> = (0..arms.len()).filter(|&i| arms[i].ffn() == ffn).collect();
+        let shown = differing(twins.iter().map(|&i| all[i]));
+        let is_width = |key: &str| key.starts_with(WIDTH);
+        let widths_differ = shown.iter().any(|key| is_width(key));
+        let label = |i: usize, by_d_ff: bool| {
+            let d_ff = (by_d_ff && widths_differ).then(|| format!(" d_ff={}", arms[i].first().summary.d_ff));
+            let keys = shown.iter().filter(|key| !(by_d_ff && is_width(key)));
+            let keys = keys.map(|key| format!(" {}={}", short(key, all.iter().copied()), all[i].show(key)));
+            ffn.to_owned() + &d_ff.into_iter().chain(keys).collect::<String>()
+        };
+        let labels = |by_d_ff| twins.iter().map(|&i| label(i, by_d_ff)).collect::<Vec<_>>();
+        let mut chosen = labels(true);
+        if chosen.iter().collect::<BTreeSet<_>>().len() < twins.len() {
+            chosen = labels(false); // two ways of asking for one width
+        }
+        for (&i, label) in twins.iter().zip(chosen) {
+            arms[i].label = label;
+            arms[i].shown.clone_from(&shown);
+        }
+    }
+}
+
+/// Sorts arms; under [`Order::Given`] they stay as their first runs were collected.
+pub(super) fn sort(arms: &mut [ArmRuns<'_>], order: Order) {
+    match order {
+        Order::Given => {}
+        Order::Published => arms.sort_by(published),
+        Order::Loss => arms.sort_by(|a, b| mean_loss(a).total_cmp(&mean_loss(b))),
+    }
+}
+
+/// The paper's order, then other variants by name; arms of one variant by the values that distinguish them.
+fn published(a: &ArmRuns<'_>, b: &ArmRuns<'_>) -> Ordering {
+    let place = |arm: &ArmRuns<'_>| shazeer::rank(arm.ffn()).unwrap_or(usize::MAX);
+    let by_key = || a.shown.iter().map(|key| a.keys().compare_by(b.keys(), key)).find(|order| order.is_ne());
+    (place(a), a.ffn()).cmp(&(place(b), b.ffn())).then_with(|| by_key().unwrap_or(Ordering::Equal))
+}
+
+/// Mean held-out loss; infinite when every run diverged, so that such arms come last.
+fn mean_loss(arm: &ArmRuns<'_>) -> f64 {
+    let losses: Vec<f64> =
+        arm.runs.iter().filter_map(|r| r.summary.validation.as_ref().map(|v| v.loss)).collect();
+    crate::stats::mean(&losses).unwrap_or(f64::INFINITY)
+}
+
+/// Default baseline, where there is one.
+const DEFAULT_BASELINE: &str = "relu";
+
+/// Index of the baseline: the arm of that label, or the only arm with that FFN; by default ReLU, else the first arm.
+///
+/// # Errors
+/// When the name fits no arm or several; the message lists what can be chosen.
+pub(super) fn baseline(arms: &[ArmRuns<'_>], name: Option<&str>) -> anyhow::Result<usize> {
+    let Some(name) = name else {
+        return Ok(arms.iter().position(|arm| arm.ffn() == DEFAULT_BASELINE).unwrap_or(0));
+    };
+    if let Some(exact) = arms.iter().position(|arm| arm.label == name) {
+        return Ok(exact);
+    }
+    let quoted = |arms: &mut dyn Iterator<Item = &ArmRuns<'_>>| {
+        arms.map(|arm| format!("\"{}\"", arm.label)).collect::<Vec<_>>().join(", ")
+    };
+    let with_ffn: Vec<usize> = (0..arms.len()).filter(|&i| arms[i].ffn() == name).collect();
+    match with_ffn[..] {
+        [only] => Ok(only),
+        [] => {
+            let likeness = |arm: &ArmRuns<'_>| {
+                strsim::jaro_winkler(name, &arm.label).max(strsim::jaro_winkler(name, arm.ffn()))
+            };
+            let nearest = arms.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let hint = nearest
+                .filter(|arm| likeness(arm) > 0.7)
+                .map_or_else(String::new, |arm| format!(" (did you mean \"{}\"?)", arm.label));
+            bail!("no arm is called \"{name}\"{hint}; there are {}", quoted(&mut arms.iter()))
+        }
+        _ => bail!(
+            "\"{name}\" fits several arms; name one of {}",
+            quoted(&mut with_ffn.iter().map(|&i| &arms[i]))
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{RunMaker, collection};
+    use super::*;
+
+    fn labels(runs: Vec<RunMaker>, order: Order) -> Vec<String> {
+        let collection = collection(runs);
+        let (mut arms, dropped) = group(&collection.runs);
+        assert!(dropped.is_empty(), "{dropped:?}");
+        sort(&mut arms, order);
+        arms.into_iter().map(|arm| arm.label).collect()
+    }
+
+    fn run(ffn: &str, config: &str) -> RunMaker {
+        RunMaker::new(ffn, 0).config(config)
+    }
+
+    #[test]
+    fn a_lone_variant_is_called_by_its_name() {
+        let runs = vec![
+            run("swiglu", "optim.lr = 0.1"),
+            run("relu", "optim.lr = 0.2"),
+            RunMaker::new("relu", 1).config("optim.lr = 0.2"),
+        ];
+        assert_eq!(labels(runs, Order::Given), ["swiglu", "relu"]);
+    }
+
+    #[test]
+    fn twins_are_told_apart_by_what_differs_between_them() {
+        let runs = vec![
+            run("swiglu", "optim.lr = 0.01\nschedule.warmup_steps = 10"),
+            run("swiglu", "optim.lr = 0.001\nschedule.warmup_steps = 10"),
+            run("swiglu", "optim.lr = 0.01"),
+            run("relu", "optim.lr = 0.5"),
+        ];
+        let expected = [
+            "relu",
+            "swiglu lr=0.001 warmup_steps=10",
+            "swiglu lr=0.01 warmup_steps=10",
+            "swiglu lr=0.01 warmup_steps=none",
+        ];
+        assert_eq!(labels(runs, Order::Published), expected);
+    }
+
+    #[test]
+    fn widths_are_told_by_what_they_come_to() {
+        let width = |exact: usize, config: &str| {
+            run("gelu", &format!("model.ffn.width.exact = {exact}\n{config}"))
+                .with(|summary| summary.d_ff = exact)
+        };
+        assert_eq!(
+            labels(vec![width(64, ""), width(128, "")], Order::Given),
+            ["gelu d_ff=64", "gelu d_ff=128"]
+        );
+        let matched = run("gelu", "model.ffn.width.param_matched = 4.0").with(|summary| summary.d_ff = 64);
+        let expected = ["gelu exact=64 param_matched=none", "gelu exact=none param_matched=4.0"];
+        assert_eq!(labels(vec![width(64, ""), matched], Order::Given), expected, "d_ff=64 would name both");
+    }
+
+    #[test]
+    fn other_data_makes_another_arm() {
+        let other =
+            RunMaker::new("relu", 1).with(|summary| summary.data_fingerprint = "abcdef0123".to_owned());
+        let expected = ["relu data_fingerprint=5eed5eed", "relu data_fingerprint=abcdef01"];
+        assert_eq!(labels(vec![RunMaker::new("relu", 0), other], Order::Given), expected);
+    }
+
+    #[test]
+    fn orders() {
+        let loss = |ffn: &str, loss| RunMaker::new(ffn, 0).loss(loss);
+        let runs = || {
+            vec![
+                loss("xielu", 1.0),
+                loss("swiglu", 4.0),
+                loss("relu_squared", 2.0),
+                loss("gelu", 3.0),
+                run("relu", "").diverged(),
+            ]
+        };
+        assert_eq!(labels(runs(), Order::Given), ["xielu", "swiglu", "relu_squared", "gelu", "relu"]);
+        assert_eq!(labels(runs(), Order::Published), ["relu", "gelu", "swiglu", "relu_squared", "xielu"]);
+        assert_eq!(labels(runs(), Order::Loss), ["xielu", "relu_squared", "gelu", "swiglu", "relu"]);
+    }
+
+    #[test]
+    fn choosing_a_baseline() {
+        let sweep = |lr| run("swiglu", &format!("optim.lr = {lr}"));
+        let collection = collection([run("gelu", ""), sweep(0.1), sweep(0.2), run("relu", "")]);
+        let (arms, _) = group(&collection.runs);
+        let choose = |name| baseline(&arms, name).map_err(|error| error.to_string());
+        assert_eq!(choose(None), Ok(3), "relu");
+        assert_eq!(baseline(&arms[..3], None).unwrap(), 0, "the first without relu");
+        assert_eq!(choose(Some("gelu")), Ok(0));
+        assert_eq!(choose(Some("swiglu lr=0.2")), Ok(2));
+        let error = "\"swiglu\" fits several arms; name one of \"swiglu lr=0.1\", \"swiglu lr=0.2\"";
+        assert_eq!(choose(Some("swiglu")), Err(error.to_owned()));
+        let choices = "there are \"gelu\", \"swiglu lr=0.1\", \"swiglu lr=0.2\", \"relu\"";
+        assert_eq!(
+            choose(Some("rleu")),
+            Err(format!("no arm is called \"rleu\" (did you mean \"relu\"?); {choices}"))
+        );
+        assert_eq!(choose(Some("xyz")), Err(format!("no arm is called \"xyz\"; {choices}")));
+    }
+}

@@ -1,0 +1,83 @@
+//! CSV (RFC 4180, with line feeds): one row per arm at full precision. Absent values are empty.
+
+use super::super::comparison::{Arm, Comparison, Standing};
+
+/// A column's name and its value for an arm.
+type Field = (&'static str, fn(&Arm) -> String);
+
+/// Every column. Losses are nats per token; `diff_*` is the paired difference from the arm named in `baseline`.
+const FIELDS: [Field; 25] = [
+    ("label", |arm| arm.label.clone()),
+    ("ffn", |arm| arm.ffn.clone()),
+    ("d_ff", |arm| arm.d_ff.to_string()),
+    ("params", |arm| arm.params.total.to_string()),
+    ("params_excess", |arm| arm.params_excess.to_string()),
+    ("flops_per_token", |arm| arm.flops_per_token.to_string()),
+    ("seeds", |arm| arm.seeds.len().to_string()),
+    ("diverged", |arm| arm.diverged.len().to_string()),
+    ("loss_mean", |arm| number(arm.loss.map(|loss| loss.mean))),
+    ("loss_sd", |arm| number(arm.loss.and_then(|loss| loss.sd))),
+    ("loss_ci95_low", |arm| number(arm.loss.and_then(|loss| loss.ci95).map(|ci| ci.0))),
+    ("loss_ci95_high", |arm| number(arm.loss.and_then(|loss| loss.ci95).map(|ci| ci.1))),
+    ("perplexity", |arm| number(arm.perplexity)),
+    ("bits_per_byte", |arm| number(arm.bits_per_byte)),
+    ("above_floor", |arm| number(arm.above_floor)),
+    ("diff_pairs", |arm| arm.difference.as_ref().map_or_else(String::new, |d| d.estimate.n.to_string())),
+    ("diff_mean", |arm| number(arm.difference.as_ref().map(|d| d.estimate.mean))),
+    ("diff_sd", |arm| number(arm.difference.as_ref().and_then(|d| d.estimate.sd))),
+    ("diff_ci95_low", |arm| number(arm.difference.as_ref().and_then(|d| d.estimate.ci95).map(|ci| ci.0))),
+    ("diff_ci95_high", |arm| number(arm.difference.as_ref().and_then(|d| d.estimate.ci95).map(|ci| ci.1))),
+    ("diff_p_value", |arm| number(arm.difference.as_ref().and_then(|d| d.p_value))),
+    ("diff_wins", |arm| arm.difference.as_ref().map_or_else(String::new, |d| d.wins.to_string())),
+    ("standing", |arm| standing(arm.standing).to_owned()),
+    ("published_loss", |arm| number(arm.published.map(|p| p.early))),
+    ("published_sd", |arm| number(arm.published.map(|p| p.early_sd))),
+];
+
+/// Names of the columns, in order: the fields above, then `baseline`.
+pub fn csv_header() -> Vec<&'static str> {
+    FIELDS.iter().map(|(name, _)| *name).chain(["baseline"]).collect()
+}
+
+pub(super) fn export(comparison: &Comparison) -> String {
+    let mut text = csv_header().join(",") + "\n";
+    for arm in &comparison.arms {
+        let fields = FIELDS.iter().map(|(_, value)| value(arm)).chain([comparison.baseline.clone()]);
+        text += &fields.map(|field| quoted(&field)).collect::<Vec<_>>().join(",");
+        text.push('\n');
+    }
+    text
+}
+
+fn number(x: Option<f64>) -> String {
+    x.map_or_else(String::new, |x| x.to_string())
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Best => "best",
+        Standing::Tied => "tied",
+        Standing::Worse => "worse",
+        Standing::Unranked => "unranked",
+    }
+}
+
+fn quoted(field: &str) -> String {
+    if field.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", field.replace('"', "\"\""))
+    } else {
+        field.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_they_must_be() {
+        assert_eq!(quoted("swiglu lr=0.001"), "swiglu lr=0.001");
+        assert_eq!(quoted("x=[1, 2]"), "\"x=[1, 2]\"");
+        assert_eq!(quoted("name=\"a\""), "\"name=\"\"a\"\"\"");
+    }
+}

@@ -1,0 +1,150 @@
+//! A resolved config as a flat list of dotted keys: what makes two runs the same experiment, and how to say how they
+//! differ.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use toml::{Table, Value};
+
+/// Keys that never make two runs different experiments: the seed, paths (the fingerprint of the data stands for what
+/// they hold), and when to look and to save.
+const IGNORED: [&str; 8] = [
+    "seed",
+    "data.train",
+    "data.valid",
+    "tokenizer.file",
+    "train.eval_every",
+    "train.eval_sequences",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+];
+
+/// Stands for the contents of the data, which the config names only by path.
+pub(super) const DATA: &str = "data_fingerprint";
+
+/// What a config says about an experiment, by dotted key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keys(BTreeMap<String, Value>);
+
+impl Keys {
+    /// Flattens a resolved config; tables are opened, arrays are values.
+    pub(super) fn new(config: &Table, data_fingerprint: &str) -> Self {
+        let mut keys = BTreeMap::new();
+        flatten(config, "", &mut keys);
+        keys.retain(|key, _| !IGNORED.contains(&key.as_str()));
+        keys.insert(DATA.to_owned(), Value::String(data_fingerprint.to_owned()));
+        Self(keys)
+    }
+
+    /// A key's value as a label shows it; `none` for a key that this config lacks.
+    pub(super) fn show(&self, key: &str) -> String {
+        match self.0.get(key) {
+            None => "none".to_owned(),
+            Some(Value::String(text)) if key == DATA => text.chars().take(8).collect(),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        }
+    }
+
+    /// Orders two configs by the values of `key`: numbers by size, everything else as text.
+    pub(super) fn compare_by(&self, other: &Self, key: &str) -> Ordering {
+        let number = |keys: &Self| match keys.0.get(key) {
+            Some(Value::Integer(i)) => Some(*i as f64),
+            Some(Value::Float(f)) => Some(*f),
+            Some(_) | None => None,
+        };
+        match (number(self), number(other)) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            (Some(_), None) | (None, Some(_)) | (None, None) => self.show(key).cmp(&other.show(key)),
+        }
+    }
+}
+
+/// Keys that do not have the same value in all `configs`, sorted.
+pub(super) fn differing<'a>(configs: impl IntoIterator<Item = &'a Keys> + Clone) -> Vec<String> {
+    let all: BTreeSet<&String> = configs.clone().into_iter().flat_map(|keys| keys.0.keys()).collect();
+    let differs = |key: &&String| {
+        let mut values = configs.clone().into_iter().map(|keys| keys.0.get(*key));
+        let first = values.next();
+        values.any(|value| Some(value) != first)
+    };
+    all.into_iter().filter(differs).cloned().collect()
+}
+
+/// The shortest end of the dotted `key`, cut at a dot, that no other key of `configs` ends in.
+pub(super) fn short<'k, 'a>(key: &'k str, configs: impl IntoIterator<Item = &'a Keys>) -> &'k str {
+    let all: BTreeSet<&str> =
+        configs.into_iter().flat_map(|keys| keys.0.keys().map(String::as_str)).chain(IGNORED).collect();
+    let ends_in = |other: &str, suffix: &str| {
+        other.strip_suffix(suffix).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+    };
+    let cuts = key.rmatch_indices('.').map(|(dot, _)| &key[dot + 1..]);
+    cuts.into_iter()
+        .find(|suffix| all.iter().filter(|other| ends_in(other, suffix)).count() == 1)
+        .unwrap_or(key)
+}
+
+fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, Value>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => flatten(inner, &path, into),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_)
+            | Value::Array(_) => {
+                into.insert(path, value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(toml: &str) -> Keys {
+        Keys::new(&toml.parse().unwrap(), "0123456789abcdef")
+    }
+
+    #[test]
+    fn seed_paths_and_saving_do_not_count() {
+        let a = keys("seed = 1\ndata.train = ['a.txt']\ntrain.eval_every = 5\noptim.lr = 1e-3");
+        let b = keys("seed = 2\ndata.train = ['b.txt']\ntrain.checkpoint_every = 7\noptim.lr = 1e-3");
+        assert_eq!(a, b);
+        assert_ne!(a, keys("optim.lr = 2e-3"));
+        assert_ne!(a, Keys::new(&"optim.lr = 1e-3".parse().unwrap(), "other data"));
+    }
+
+    #[test]
+    fn differing_keys_include_those_only_one_config_has() {
+        let (a, b) =
+            (keys("optim = { lr = 1, eps = 2 }"), keys("optim = { lr = 3, eps = 2 }\ntrain.steps = 4"));
+        assert_eq!(differing([&a, &b]), ["optim.lr", "train.steps"]);
+        assert_eq!((a.show("train.steps"), b.show("train.steps")), ("none".to_owned(), "4".to_owned()));
+        assert_eq!(a.show(DATA), "01234567");
+    }
+
+    #[test]
+    fn short_names_stay_unambiguous() {
+        let config = keys(
+            "schedule.kind = 'x'\ntokenizer.kind = 'y'\nschedule.warmup_steps = 1\ntrain.steps = 2\ndata.synthetic.seed = 3",
+        );
+        let short = |key| short(key, [&config]);
+        assert_eq!(short("schedule.kind"), "schedule.kind");
+        assert_eq!(short("train.steps"), "steps");
+        assert_eq!(short("schedule.warmup_steps"), "warmup_steps");
+        assert_eq!(short("data.synthetic.seed"), "synthetic.seed", "the run's own seed is called seed");
+    }
+
+    #[test]
+    fn numbers_are_ordered_by_size() {
+        let (a, b) = (keys("lr = 1e-4"), keys("lr = 0.01"));
+        assert_eq!(a.compare_by(&b, "lr"), Ordering::Less);
+        let (a, b) = (keys("n = 9"), keys("n = 10"));
+        assert_eq!(a.compare_by(&b, "n"), Ordering::Less);
+        assert_eq!(a.compare_by(&b, "missing"), Ordering::Equal);
+    }
+}

@@ -1,0 +1,8 @@
+//! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, published figures.
+
+pub mod stats;
+
+pub mod compare;
+pub mod shazeer;
+pub mod perplexity;
+pub mod sample;
