@@ -1,0 +1,47 @@
+//! Exponential and logistic function.
+
+use super::{polynomial, power_of_two, slice_form};
+use std::f32::consts::LOG2_E;
+
+/// ln 2 in two parts; the first has so few bits that its product with an exponent is exact.
+pub(super) const LN_2_HIGH: f32 = 0.693_359_4;
+pub(super) const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// e^x within 1.0 ulp, subnormal results included; 0 below about -104, infinity above 88.72.
+///
+/// With n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n e^r; e^r = 1 + r + r² p(r) for |r| <= ln(2)/2, where p is that of
+/// Moshier's Cephes library (`expf.c`).
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to an integer, which its low bits hold.
+    const ROUND: f32 = 12_582_912.0;
+    const P: [f32; 6] = [0.5, 0.166_666_65, 0.041_665_796, 0.008_333_452, 0.001_398_2, 0.000_198_756_91];
+    // Comparisons that are false for NaN, which so stays NaN.
+    let x = if x < -105.0 { -105.0 } else { x };
+    let x = if x > 89.0 { 89.0 } else { x };
+    let shifted = x * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    let e_r = r * r * polynomial(r, P) + r + 1.0;
+    // n runs from -151 to 128: in two halves each factor is a normal number, and only the last product rounds.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = n >> 1;
+    e_r * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// 1 / (1 + e^-x) within 2.5 ulp, subnormal results included.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    // The exponential of a negative number only, so that it cannot overflow.
+    let e = exp(-x.abs());
+    (if x >= 0.0 { 1.0 } else { e }) / (1.0 + e)
+}
+
+slice_form! {
+    /// y = e^x; see [`exp`].
+    exp_into, exp
+}
+slice_form! {
+    /// y = 1 / (1 + e^-x); see [`sigmoid`].
+    sigmoid_into, sigmoid
+}

@@ -1,0 +1,155 @@
+//! Matrix products over strided views, so that nothing is ever transposed or copied to be multiplied.
+
+use gemm::Parallelism;
+use std::marker::PhantomData;
+
+/// A matrix to read: any place, any strides.
+#[derive(Clone, Copy)]
+pub(crate) struct Mat<'a> {
+    data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A view of `data`, whose first element is the matrix's first.
+    ///
+    /// # Panics
+    /// When `data` is too short for shape and strides.
+    pub(crate) fn new(data: &'a [f32], shape: [usize; 2], strides: [usize; 2]) -> Self {
+        let ([rows, cols], [row_stride, col_stride]) = (shape, strides);
+        if rows > 0 && cols > 0 {
+            let last = (rows - 1) * row_stride + (cols - 1) * col_stride;
+            assert!(last < data.len(), "matrix view ends outside its data");
+        }
+        Self { data, rows, cols, row_stride, col_stride }
+    }
+
+    /// A row-major view.
+    pub(crate) fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::new(data, [rows, cols], [cols, 1])
+    }
+
+    /// The transpose, as a view.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Rows `start..start + count`, as a view.
+    pub(crate) fn rows(self, start: usize, count: usize) -> Self {
+        assert!(start + count <= self.rows);
+        let data = self.data.get(start * self.row_stride..).unwrap_or(&[]);
+        Self { data, rows: count, ..self }
+    }
+
+    /// One row, which must be contiguous.
+    pub(crate) fn row(self, row: usize) -> &'a [f32] {
+        assert!(row < self.rows && (self.col_stride == 1 || self.cols <= 1));
+        &self.data[row * self.row_stride..][..self.cols]
+    }
+}
+
+/// A matrix to write, its rows contiguous and at a fixed distance.
+pub(crate) struct MatMut<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    lifetime: PhantomData<&'a mut f32>,
+}
+
+impl<'a> MatMut<'a> {
+    /// All of `data`, row-major.
+    pub(crate) fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols);
+        // SAFETY: the slice is exactly as long, and borrowed for as long as the view lives.
+        unsafe { Self::from_raw(data.as_mut_ptr(), [rows, cols], cols) }
+    }
+
+    /// # Safety
+    /// For the lifetime of the view, each of its rows is valid for writes, by this view only, and, wherever it is accumulated
+    /// into or read, initialised.
+    pub(crate) unsafe fn from_raw(data: *mut f32, shape: [usize; 2], row_stride: usize) -> Self {
+        let [rows, cols] = shape;
+        Self { data, rows, cols, row_stride, lifetime: PhantomData }
+    }
+
+    /// Rows `start..start + count`.
+    pub(crate) fn rows(&mut self, start: usize, count: usize) -> MatMut<'_> {
+        assert!(start + count <= self.rows);
+        MatMut { data: self.data.wrapping_add(start * self.row_stride), rows: count, ..*self }
+    }
+
+    /// One row.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows);
+        // SAFETY: the row is valid and exclusively ours by the contract of `from_raw`.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) }
+    }
+}
+
+/// What a product does with what its destination held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// dst ← a b
+    Overwrite,
+    /// dst ← dst + a b
+    Accumulate,
+}
+
+/// dst ← `factor` a b, or dst ← dst + `factor` a b, on the calling thread.
+pub(crate) fn matmul_into(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>) {
+    product(dst, mode, factor, a, b, Parallelism::None);
+}
+
+/// a b, row-major, on all threads of the current rayon pool.
+pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    let len = a.rows * b.cols;
+    let mut c = Vec::with_capacity(len);
+    // SAFETY: the capacity is the matrix, nobody else has it, and it is not read. Afterwards all of it is written.
+    unsafe {
+        let dst = MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols);
+        let threads = Parallelism::Rayon(0); // as many as the pool has; elements are never split, so their number changes no bit
+        product(dst, Mode::Overwrite, 1.0, a, b, threads);
+        c.set_len(len);
+    }
+    c
+}
+
+fn product(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
+    assert_eq!((a.cols, dst.rows, dst.cols), (b.rows, a.rows, b.cols));
+    let accumulate = mode == Mode::Accumulate;
+    // SAFETY: the views are in bounds by their constructors, and the shapes agree. With `read_dst` false and a zero factor
+    // for it, the destination is only written.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            a.cols,
+            dst.data,
+            1,
+            dst.row_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            if accumulate { 1.0 } else { 0.0 },
+            factor,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

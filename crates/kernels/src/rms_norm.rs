@@ -1,0 +1,183 @@
+//! RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last dimension.
+
+use crate::Kernels;
+use crate::buffers::{elements, fill, rows_per_task, with_elements};
+use crate::simd::sum2;
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
+use std::sync::OnceLock;
+
+/// y = w x / √(mean x² + eps) over the last dimension: x \[.., d\], weight \[d\].
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn rms_norm(kernels: Kernels, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.rank() == 0 || weight.dims() != [x.dim(D::Minus1)?] || weight.elem_count() == 0 {
+        candle_core::bail!("rms_norm: weight {:?} does not fit x {:?}", weight.dims(), x.dims());
+    }
+    match kernels.for_tensors(&[x, weight]) {
+        Kernels::Reference => reference(x, weight, eps),
+        Kernels::Portable => {
+            let op = RmsNorm { eps: eps as f32, rstd: OnceLock::new() };
+            x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+        }
+    }
+}
+
+/// Half-precision input is widened: the sum of squares would lose digits in it.
+fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let x_wide = x.to_dtype(wide)?;
+    let mean_square = x_wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = x_wide.broadcast_div(&(mean_square + eps)?.sqrt()?)?;
+    normed.broadcast_mul(&weight.to_dtype(wide)?)?.to_dtype(x.dtype())
+}
+
+struct RmsNorm {
+    eps: f32,
+    /// 1 / √(mean x² + eps) of every row, kept by the forward pass.
+    rstd: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
+        let block = rows_per_task(w.len()) * w.len();
+        let ([y], rstd) = fill(x.len(), block, |task, [y]| {
+            let x = &x[task * block..][..y.len()];
+            let rows = x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len()));
+            rows.map(|(x, y)| normalise(x, w, self.eps, y)).collect::<Vec<_>>()
+        });
+        self.rstd.get_or_init(|| rstd.concat());
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    /// With n = x rstd: dn = dy w, dx = rstd (dn - n mean(dn n)), dw = Σ dy n over rows.
+    ///
+    /// Every task sums dw over its rows; tasks are cut by shape, and their sums are added in order.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(rstd) = self.rstd.get() else { candle_core::bail!("rms_norm: backward before forward") };
+        let (dx, dw) = with_elements([x, w, &dy.contiguous()?], |[x, w, dy]| {
+            let d = w.len();
+            let rows = rows_per_task(d);
+            let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
+                let (x, dy) = (&x[task * rows * d..], &dy[task * rows * d..]);
+                let data = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
+                let mut dw = vec![0.0; d];
+                for (((x, dy), dx), &rstd) in data.zip(&rstd[task * rows..]) {
+                    backward_row(x, w, dy, rstd, dx, &mut dw);
+                }
+                dw
+            });
+            let mut dw = vec![0.0; d];
+            for partial in partial_dw {
+                dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
+            }
+            Ok((dx, dw))
+        })?;
+        let of_x = Tensor::from_vec(dx, x.shape(), x.device())?;
+        let of_w = Tensor::from_vec(dw, w.shape(), w.device())?;
+        Ok((Some(of_x), Some(of_w)))
+    }
+}
+
+crate::multiversion! {
+    /// y ← w x rstd for one row; returns rstd.
+    fn normalise(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+        let mean_square = sum2(x, x, |a, b| a * b) / x.len() as f32;
+        let rstd = 1.0 / (mean_square + eps).sqrt();
+        for ((&x, &w), y) in x.iter().zip(w).zip(y) {
+            *y = x * rstd * w;
+        }
+        rstd
+    }
+
+    fn backward_row(x: &[f32], w: &[f32], dy: &[f32], rstd: f32, dx: &mut [f32], dw: &mut [f32]) {
+        let d = w.len();
+        let (x, dy) = (&x[..d], &dy[..d]);
+        let (dx, dw) = (&mut dx[..d], &mut dw[..d]);
+        for i in 0..d {
+            dx[i] = dy[i] * w[i]; // dn, for now
+            dw[i] += dy[i] * (x[i] * rstd);
+        }
+        // n mean(dn n) = x times this; both factors of rstd are taken out of the sum.
+        let slope = rstd * rstd * sum2(dx, x, |dn, x| dn * x) / d as f32;
+        for i in 0..d {
+            dx[i] = rstd * (dx[i] - x[i] * slope);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn op(kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
+        rms_norm(kernels, &inputs[0], &inputs[1], 1e-5)
+    }
+
+    proptest! {
+        #![proptest_config(cases(24))]
+
+        #[test]
+        fn agrees(leading in prop::collection::vec(1usize..6, 0..4), d in 1usize..100) {
+            let x = random(1, [&leading[..], &[d]].concat())?;
+            check(op, &[x, random(2, d)?], 3e-6)?;
+        }
+    }
+
+    #[test]
+    fn agrees_over_many_tasks() -> Result<()> {
+        let inputs = [random(1, (900, 67))?, random(2, 67)?];
+        check(op, &inputs, 3e-6)?;
+        check_finite_differences(op, &[random(1, (5, 7))?, random(2, 7)?])
+    }
+
+    #[test]
+    fn takes_strided_gradients() -> Result<()> {
+        let op = RmsNorm { eps: 1e-5, rstd: OnceLock::new() };
+        check_strided_gradient2(&op, &random(1, (3, 4, 33))?, &random(2, 33)?)
+    }
+
+    #[test]
+    fn extremes_stay_finite() -> Result<()> {
+        let w = Tensor::ones(3, DType::F32, &Device::Cpu)?;
+        let x = Tensor::new(&[[0f32, 0., 0.], [1e15, -1e15, 1e15], [1e-20, 0., 0.]], &Device::Cpu)?;
+        let exact = Tensor::new(&[[0f32, 0., 0.], [1., -1., 1.], [3.162_277_7e-18, 0., 0.]], &Device::Cpu)?;
+        for kernels in Kernels::ALL {
+            let got = value_and_gradients(|x| op(kernels, x), &[x.clone(), w.clone()])?;
+            assert_close(&got[0], &exact, 1e-6)?;
+            for gradient in &got[1..] {
+                assert!(gradient.flatten_all()?.to_vec1::<f32>()?.iter().all(|g| g.is_finite()));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_must_fit() -> Result<()> {
+        for kernels in Kernels::ALL {
+            assert!(op(kernels, &[random(1, (2, 3))?, random(2, 4)?]).is_err());
+            assert!(op(kernels, &[random(1, ())?, random(2, 1)?]).is_err());
+        }
+        Ok(())
+    }
+}
