@@ -1,0 +1,88 @@
+//! A trained run opened for use: its config, tokenizer and newest weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+use kernels::Kernels;
+
+use crate::config::RunConfig;
+use crate::model::{ParamStore, Transformer};
+use crate::record::{Checkpoint, RunDir, Summary};
+use crate::session::load_weights;
+use crate::tokenizer::TextTokenizer;
+
+/// A run with its model in evaluation mode.
+pub struct LoadedRun {
+    /// Run directory.
+    pub path: PathBuf,
+    /// Its resolved config.
+    pub config: RunConfig,
+    /// The tokenizer it was trained with; absent when it was trained on token files without one.
+    pub tokenizer: Option<TextTokenizer>,
+    /// Size of the vocabulary, as the embedding has it.
+    pub vocab_size: usize,
+    /// Step of the weights.
+    pub step: u64,
+    /// The weights.
+    pub params: ParamStore,
+    /// The model without gradients.
+    pub model: Transformer,
+    /// What the run came to, if it has ended.
+    pub summary: Option<Summary>,
+    /// Where the tensors live.
+    pub device: Device,
+}
+
+impl LoadedRun {
+    /// Opens the newest checkpoint of the run in `path`.
+    ///
+    /// # Errors
+    /// No run there, no checkpoint yet, or a damaged or foreign one.
+    pub fn open(path: &Path, device: &Device, kernels: Kernels) -> Result<Self> {
+        let config = RunDir::read_config(path)?;
+        let summary = RunDir::read_summary(path)?;
+        let checkpoint = Checkpoint::newest(path)?
+            .with_context(|| format!("{} has no checkpoint yet; train it first", path.display()))?;
+        if let Some(summary) = &summary
+            && summary.run_id != checkpoint.state.run_id
+        {
+            bail!("{} does not belong to the run beside it", checkpoint.path.display());
+        }
+        let weights = checkpoint.model(device)?;
+        let embedding = "model.embed_tokens.weight";
+        let vocab_size = weights
+            .get(embedding)
+            .with_context(|| format!("{} has no {embedding}", checkpoint.path.display()))?
+            .dim(0)?;
+        drop(weights);
+        let params = ParamStore::new(config.seed, DType::F32, device);
+        Transformer::new(&config.model, vocab_size, params.builder(), kernels)?;
+        load_weights(&params, &checkpoint)?;
+        let model = Transformer::new(&config.model, vocab_size, params.detached_builder(), kernels)?;
+        let file = path.join("tokenizer.json");
+        let tokenizer = if file.exists() { Some(TextTokenizer::from_file(&file)?) } else { None };
+        if let Some(tokenizer) = &tokenizer
+            && tokenizer.vocab_size() > vocab_size
+        {
+            bail!(
+                "{} has {} tokens, the model's vocabulary {vocab_size}: it is not the tokenizer of this run",
+                file.display(),
+                tokenizer.vocab_size()
+            );
+        }
+        let step = checkpoint.state.step;
+        let (path, device) = (path.to_owned(), device.clone());
+        Ok(Self { path, config, tokenizer, vocab_size, step, params, model, summary, device })
+    }
+
+    /// The tokenizer, for work that needs text.
+    ///
+    /// # Errors
+    /// When the run was trained on token files without a tokenizer.
+    pub fn text_tokenizer(&self) -> Result<&TextTokenizer> {
+        self.tokenizer.as_ref().with_context(|| {
+            format!("{} was trained on token files without a tokenizer, so it cannot read text", self.path.display())
+        })
+    }
+}

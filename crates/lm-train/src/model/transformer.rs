@@ -1,0 +1,159 @@
+//! Decoder-only transformer: pre-RMSNorm, RoPE, causal attention, one of the feed-forward variants, no biases.
+//!
+//! The layout and the tensor names are Llama's, so that a checkpoint opens as a stock Hugging Face class.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use ffn_variants::{Ffn, FfnConfig, FfnInit, Linear};
+use kernels::Kernels;
+
+use super::attention::{Attention, RotaryTable};
+use super::dropout::Dropout;
+use crate::config::ModelConfig;
+use crate::record::ParamCounts;
+
+#[derive(Clone, Debug)]
+struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+    kernels: Kernels,
+}
+
+impl RmsNorm {
+    fn new(config: &ModelConfig, vb: VarBuilder, kernels: Kernels) -> Result<Self> {
+        let weight = vb.get_with_hints(config.d_model, "weight", Init::Const(1.0))?;
+        Ok(Self { weight, eps: config.norm_eps, kernels })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::rms_norm(self.kernels, x, &self.weight, self.eps)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    input_norm: RmsNorm,
+    attention: Attention,
+    ffn_norm: RmsNorm,
+    ffn: Ffn,
+}
+
+impl Block {
+    fn forward(&self, x: &Tensor, rotary: &RotaryTable, dropout: &Dropout, layer: usize) -> Result<Tensor> {
+        let y = self.attention.forward(&self.input_norm.forward(x)?, rotary)?;
+        let x = (x + dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
+        let y = self.ffn.forward(&self.ffn_norm.forward(&x)?)?;
+        x + dropout.apply(&y, &format!("layers.{layer}.ffn"))?
+    }
+}
+
+/// The language model.
+#[derive(Clone, Debug)]
+pub struct Transformer {
+    embed_tokens: Tensor,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    lm_head: Linear,
+    rotary: RotaryTable,
+    seq_len: usize,
+    kernels: Kernels,
+}
+
+impl Transformer {
+    /// Builds the model from `vb`, which draws or finds its tensors.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape, or the feed-forward config does not resolve.
+    pub fn new(config: &ModelConfig, vocab_size: usize, vb: VarBuilder, kernels: Kernels) -> Result<Self> {
+        let ffn_config = config.ffn.resolve(config.d_model).map_err(candle_core::Error::wrap)?;
+        let residual_std = config.init_std / (2.0 * config.n_layer as f64).sqrt();
+        let ffn_init = FfnInit { std: config.init_std, down_std: residual_std };
+        let normal = Init::Randn { mean: 0.0, stdev: config.init_std };
+        let model = vb.pp("model");
+        let embed_tokens = model.pp("embed_tokens").get_with_hints((vocab_size, config.d_model), "weight", normal)?;
+        let mut blocks = Vec::with_capacity(config.n_layer);
+        for layer in 0..config.n_layer {
+            let vb = model.pp("layers").pp(layer);
+            blocks.push(Block {
+                input_norm: RmsNorm::new(config, vb.pp("input_layernorm"), kernels)?,
+                attention: Attention::new(config, vb.pp("self_attn"), kernels, residual_std)?,
+                ffn_norm: RmsNorm::new(config, vb.pp("post_attention_layernorm"), kernels)?,
+                ffn: Ffn::new(&ffn_config, vb.pp("mlp"), kernels, ffn_init)?,
+            });
+        }
+        let lm_head = if config.tie_embeddings {
+            Linear::from_weight(embed_tokens.clone(), kernels)
+        } else {
+            Linear::new(config.d_model, vocab_size, vb.pp("lm_head"), normal, kernels)?
+        };
+        Ok(Self {
+            embed_tokens,
+            blocks,
+            norm: RmsNorm::new(config, model.pp("norm"), kernels)?,
+            lm_head,
+            rotary: RotaryTable::new(config, vb.device())?,
+            seq_len: config.seq_len,
+            kernels,
+        })
+    }
+
+    /// Token ids (u32) [b, t] -> logits [b * t, vocab_size].
+    ///
+    /// # Errors
+    /// When t exceeds the context length or an id the vocabulary.
+    pub fn forward(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+        let (b, t) = ids_bt.dims2()?;
+        if t > self.seq_len {
+            candle_core::bail!("{t} tokens do not fit into the model's context of {}", self.seq_len);
+        }
+        let mut x_btd = kernels::embedding(self.kernels, &self.embed_tokens, &ids_bt.flatten_all()?)?
+            .reshape((b, t, self.embed_tokens.dim(1)?))?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x_btd = block.forward(&x_btd, &self.rotary, dropout, layer)?;
+        }
+        self.lm_head.forward(&self.norm.forward(&x_btd)?.flatten(0, 1)?)
+    }
+
+    /// Mean cross-entropy, nats per token, of targets [b * t] (u32) after ids [b, t].
+    ///
+    /// # Errors
+    /// As [`Transformer::forward`]; a target outside the vocabulary.
+    pub fn loss(&self, ids_bt: &Tensor, targets_n: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+        kernels::cross_entropy(self.kernels, &self.forward(ids_bt, dropout)?, targets_n)
+    }
+
+    /// Nats of every target, without gradient; call it on a detached model.
+    ///
+    /// # Errors
+    /// As [`Transformer::loss`].
+    pub fn token_losses(&self, ids_bt: &Tensor, targets_n: &Tensor) -> Result<Vec<f32>> {
+        kernels::token_losses(&self.forward(ids_bt, &Dropout::OFF)?, targets_n)
+    }
+
+    /// Longest context, tokens.
+    pub fn seq_len(&self) -> usize {
+        self.seq_len
+    }
+}
+
+/// Parameters by part, from the config alone; a test holds them against the tensors.
+pub fn count_params(config: &ModelConfig, ffn: &FfnConfig, vocab_size: usize) -> ParamCounts {
+    let d = config.d_model;
+    let embedding = vocab_size * d * if config.tie_embeddings { 1 } else { 2 };
+    let attention = config.n_layer * 4 * d * d;
+    let ffn = config.n_layer * ffn.num_params();
+    let norm = (2 * config.n_layer + 1) * d;
+    ParamCounts { total: embedding + attention + ffn + norm, embedding, attention, ffn, norm }
+}
+
+/// Forward FLOPs per token at full context: two per weight of every matrix product, the head included, plus
+/// attention scores and values (causal: (seq_len + 1) / 2 positions on average) plus the elementwise work of the
+/// feed-forward blocks. Norms, rotary rotation, softmax and embedding look-up are left out. A training step costs
+/// about three times as much.
+pub fn flops_per_token(config: &ModelConfig, ffn: &FfnConfig, vocab_size: usize) -> u64 {
+    let d = config.d_model as u64;
+    let projections = 2 * 4 * d * d;
+    let scores_and_values = 2 * 2 * d * (config.seq_len as u64 + 1) / 2;
+    let head = 2 * d * vocab_size as u64;
+    config.n_layer as u64 * (projections + scores_and_values + ffn.flops_per_token().total()) + head
+}

@@ -1,0 +1,124 @@
+//! AdamW with serialisable f32 moments (Loshchilov & Hutter 2019) and global-norm clipping.
+//!
+//! Candle's own AdamW hides its moments, so a run could not be resumed bit for bit.
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Result, Tensor};
+use kernels::{AdamWStep, Kernels};
+
+use crate::config::OptimConfig;
+use crate::model::{NamedVar, ParamStore};
+
+/// What one update saw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpdateStats {
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Factor applied to the gradient, 1 when nothing was clipped.
+    pub clip_scale: f64,
+}
+
+/// One tensor with its moments: [2, ...shape], first moment then second, f32.
+#[derive(Clone, Debug)]
+struct Slot {
+    param: NamedVar,
+    moments: Tensor,
+    decays: bool,
+}
+
+/// The optimizer.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    config: OptimConfig,
+    slots: Vec<Slot>,
+    updates: u64,
+    kernels: Kernels,
+}
+
+impl AdamW {
+    /// Zero moments for every tensor of `params`. Decay applies to matrices only.
+    ///
+    /// # Errors
+    /// When the device refuses the moments.
+    pub fn new(config: &OptimConfig, params: &ParamStore, kernels: Kernels) -> Result<Self> {
+        let slot = |param: NamedVar| {
+            let mut shape = vec![2];
+            shape.extend_from_slice(param.var.dims());
+            let decays = param.var.rank() >= 2;
+            Ok(Slot { moments: Tensor::zeros(shape, DType::F32, param.var.device())?, param, decays })
+        };
+        let slots = params.vars().into_iter().map(slot).collect::<Result<_>>()?;
+        Ok(Self { config: config.clone(), slots, updates: 0, kernels })
+    }
+
+    /// Clips the gradient to the configured norm and updates every tensor with rate `lr`. When the gradient is not
+    /// finite nothing is changed; the caller sees it in the norm.
+    ///
+    /// # Errors
+    /// When a tensor got no gradient, which means that the graph lost it.
+    pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<UpdateStats> {
+        let grads = self.gradients(grads)?;
+        let mut square = 0.0;
+        for grad in &grads {
+            square += kernels::grad_sq_norm(grad)?;
+        }
+        let grad_norm = square.sqrt();
+        let clip = self.config.grad_clip;
+        let clip_scale = if clip > 0.0 && grad_norm > clip { clip / grad_norm } else { 1.0 };
+        let stats = UpdateStats { grad_norm, clip_scale };
+        if !grad_norm.is_finite() {
+            return Ok(stats);
+        }
+        self.updates += 1;
+        let power = i32::try_from(self.updates).unwrap_or(i32::MAX);
+        for (slot, grad) in self.slots.iter().zip(&grads) {
+            let step = AdamWStep {
+                lr,
+                beta1: self.config.beta1,
+                beta2: self.config.beta2,
+                eps: self.config.eps,
+                weight_decay: if slot.decays { self.config.weight_decay } else { 0.0 },
+                bias_correction1: 1.0 - self.config.beta1.powi(power),
+                bias_correction2: 1.0 - self.config.beta2.powi(power),
+                grad_scale: clip_scale,
+            };
+            kernels::adamw_step(self.kernels, &slot.param.var, grad, &slot.moments, &step)?;
+        }
+        Ok(stats)
+    }
+
+    fn gradients(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
+        let find = |slot: &Slot| match grads.get(&slot.param.var) {
+            Some(grad) => Ok(grad.clone()),
+            None => candle_core::bail!("{} received no gradient", slot.param.name),
+        };
+        self.slots.iter().map(find).collect()
+    }
+
+    /// Number of updates made, the `t` of the bias correction.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Moments by tensor name, each [2, ...shape].
+    pub fn moments(&self) -> Vec<(String, Tensor)> {
+        self.slots.iter().map(|slot| (slot.param.name.clone(), slot.moments.clone())).collect()
+    }
+
+    /// Puts back what [`AdamW::moments`] and [`AdamW::updates`] gave.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn restore(&mut self, moments: &std::collections::HashMap<String, Tensor>, updates: u64) -> Result<()> {
+        for slot in &mut self.slots {
+            let name = &slot.param.name;
+            let Some(found) = moments.get(name) else { candle_core::bail!("no moments for {name}") };
+            if found.shape() != slot.moments.shape() {
+                candle_core::bail!("moments of {name}: {:?}, expected {:?}", found.shape(), slot.moments.shape());
+            }
+            slot.moments = found.to_device(slot.param.var.device())?.contiguous()?;
+        }
+        self.updates = updates;
+        Ok(())
+    }
+}

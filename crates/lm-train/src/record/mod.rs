@@ -1,0 +1,21 @@
+//! The run directory: plain files, each whole or absent.
+//!
+//! ```text
+//! RUN/config.toml            resolved config, every key
+//!     metrics.jsonl          one line per step and validation
+//!     summary.json           what it came to; absent until the run has ended
+//!     tokenizer.json         the tokenizer, loadable by Hugging Face
+//!     checkpoints/step-N/    model.safetensors, optimizer.safetensors, state.json
+//! ```
+
+mod atomic;
+mod checkpoint;
+mod metrics;
+mod run_dir;
+mod summary;
+
+pub use atomic::{sync_folder, write_atomic};
+pub use checkpoint::{Checkpoint, CheckpointState, read_tensors, write_tensors};
+pub use metrics::{Metric, MetricsWriter, read_metrics};
+pub use run_dir::{Existing, RunDir};
+pub use summary::{EvalResult, ParamCounts, RUN_SCHEMA, RunStatus, Summary};
