@@ -1,0 +1,108 @@
+//! The command line: verbs, and the options that all of them share.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use kernels::Kernels;
+use lm_train::config::{ConfigError, Override};
+use lm_train::device::DeviceChoice;
+
+use crate::verbs;
+
+/// Which transformer feed-forward variant gives which loss at which cost, and how sure are we?
+#[derive(Debug, Parser)]
+#[command(name = "ffnlab", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ffnlab reproduce shazeer                     the small-scale reproduction of Shazeer's table, about ten minutes
+  ffnlab train configs/smoke.toml              train one model in seconds
+  ffnlab train my.toml -o model.ffn.preset=geglu -o seed=1
+  ffnlab sweep my-grid.toml --jobs 2           train every cell of a grid; call again to go on
+  ffnlab compare runs/my-grid                  the table with paired differences
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130/143 stopped by a signal after a checkpoint,
+141 the reader of the output went away.";
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Threads of this process (0: all cores). Results do not depend on it
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Common options")]
+    pub threads: usize,
+    /// Where tensors live: cpu or cuda
+    #[arg(long, global = true, default_value_t, value_name = "DEVICE", help_heading = "Common options")]
+    pub device: DeviceChoice,
+    /// Implementation of the operations: reference (plain Candle) or portable (fused)
+    #[arg(long, global = true, default_value_t, value_name = "KERNELS", help_heading = "Common options")]
+    pub kernels: Kernels,
+}
+
+impl Common {
+    /// Settings of the whole process; called before any thread exists.
+    pub fn apply(&self) {
+        lm_train::memory::keep_freed_pages();
+        if self.threads > 0 {
+            // SAFETY: no other thread is running yet.
+            unsafe { std::env::set_var("RAYON_NUM_THREADS", self.threads.to_string()) };
+        }
+    }
+}
+
+/// `-o key=value`, any number of times.
+#[derive(Debug, Default, Args)]
+pub struct Overrides {
+    /// Set one key of the config, such as -o optim.lr=3e-4; may be repeated
+    #[arg(short = 'o', long = "override", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+impl Overrides {
+    /// The parsed overrides.
+    ///
+    /// # Errors
+    /// One that is not key=value.
+    pub fn parse(&self) -> Result<Vec<Override>, ConfigError> {
+        self.overrides.iter().map(|text| Override::parse(text)).collect()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Reproduce(verbs::reproduce::Reproduce),
+    Train(verbs::train::Train),
+    Sweep(verbs::sweep::Sweep),
+    Eval(verbs::eval::Eval),
+    Compare(verbs::compare::Compare),
+    Sample(verbs::sample::Sample),
+    Export(verbs::export::Export),
+    Bench(verbs::bench::Bench),
+    Config(verbs::config::Config),
+    Data(verbs::data::Data),
+    Variants(verbs::variants::Variants),
+}
+
+impl Verb {
+    pub fn run(&self, common: &Common) -> Result<ExitCode> {
+        match self {
+            Self::Reproduce(verb) => verb.run(common),
+            Self::Train(verb) => verb.run(common),
+            Self::Sweep(verb) => verb.run(common),
+            Self::Eval(verb) => verb.run(common),
+            Self::Compare(verb) => verb.run(),
+            Self::Sample(verb) => verb.run(common),
+            Self::Export(verb) => verb.run(common),
+            Self::Bench(verb) => verb.run(common),
+            Self::Config(verb) => verb.run(),
+            Self::Data(verb) => verb.run(),
+            Self::Variants(verb) => verb.run(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `ffnlab eval`: perplexity of a trained run.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use lm_eval::perplexity::{perplexity, text_from, validation_text};
+use lm_train::data::CacheDir;
+use lm_train::loaded::LoadedRun;
+
+use crate::args::Common;
+use crate::output::{note, print, print_json};
+
+/// Held-out loss, perplexity and bits per byte of a trained run
+///
+/// Scores every token of the text but the first, with a sliding window of the model's context length. A smaller stride
+/// gives every token more context and costs more; at the default stride, the context length, the result equals the
+/// final validation of training.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Run directory
+    run: PathBuf,
+    /// Text file or glob to score [default: the run's own validation text]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Tokens between the starts of two windows [default: the context length]
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Print one JSON object: loss (nats per token), perplexity, bits_per_byte, tokens, seq_len, stride
+    #[arg(long)]
+    json: bool,
+}
+
+impl Eval {
+    pub fn run(&self, common: &Common) -> Result<ExitCode> {
+        let run = LoadedRun::open(&self.run, &common.device.open()?, common.kernels)?;
+        let text = match &self.data {
+            Some(path) => text_from(&run, path)?,
+            None => validation_text(&run, &CacheDir::default(), &note)?,
+        };
+        let bar = indicatif::ProgressBar::new(text.stream.len() as u64);
+        let result = perplexity(&run, &text, self.stride, &mut |done, _| bar.set_position(done));
+        bar.finish_and_clear();
+        let result = result?;
+        if self.json {
+            print_json(&result)?;
+        } else {
+            let bits = result.bits_per_byte.map_or(String::new(), |b| format!(", {b:.4} bits/byte"));
+            print(&format!(
+                "step {}: loss {:.4} nats/token, perplexity {:.4}{bits} over {} tokens (context {}, stride {})",
+                run.step, result.loss, result.perplexity, result.tokens, result.seq_len, result.stride
+            ))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,130 @@
+//! `ffnlab reproduce`: published experiments at small scale, from one command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use lm_eval::compare::{Comparison, Format, Options, collect, export};
+use lm_train::config::{ConfigSource, Override};
+
+use super::sweep::{plan, train_cells};
+use crate::args::{Common, Overrides};
+use crate::output::{note, print};
+
+/// Reproduce a published experiment at small scale
+#[derive(Debug, Args)]
+pub struct Reproduce {
+    #[command(subcommand)]
+    experiment: Experiment,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    Shazeer(Shazeer),
+}
+
+/// Shazeer 2020, "GLU Variants Improve Transformer": eight feed-forward variants and squared ReLU
+///
+/// Trains every variant at equal parameters, three seeds each, on the built-in language, and prints the table beside the
+/// published column. Runs that have ended are not repeated; after an interruption the same command goes on.
+#[derive(Debug, Args)]
+pub struct Shazeer {
+    /// Size: smoke (seconds), small (about ten minutes on two cores), base (hours)
+    #[arg(long, value_enum, default_value_t = Scale::Small)]
+    scale: Scale,
+    /// Train on this text file (or glob) instead of the built-in language; its last part is held out
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Number of seeds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: Option<u64>,
+    /// Runs trained at a time (0: one per core), each with its share of the threads
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    jobs: usize,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Folder for the run directories [default: runs/shazeer-SCALE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// table, markdown, csv, latex or json
+    #[arg(long, default_value_t, value_name = "FORMAT")]
+    format: Format,
+    /// Same as --format json
+    #[arg(long)]
+    json: bool,
+}
+
+/// Sizes of the built-in experiment, each a config file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Scale {
+    Smoke,
+    Small,
+    Base,
+}
+
+impl Scale {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Small => "small",
+            Self::Base => "base",
+        }
+    }
+
+    fn config(self) -> &'static str {
+        match self {
+            Self::Smoke => include_str!("../../../../configs/shazeer/smoke.toml"),
+            Self::Small => include_str!("../../../../configs/shazeer/small.toml"),
+            Self::Base => include_str!("../../../../configs/shazeer/base.toml"),
+        }
+    }
+}
+
+impl Reproduce {
+    pub fn run(&self, common: &Common) -> Result<ExitCode> {
+        match &self.experiment {
+            Experiment::Shazeer(shazeer) => shazeer.run(common),
+        }
+    }
+}
+
+impl Shazeer {
+    fn run(&self, common: &Common) -> Result<ExitCode> {
+        let name = format!("configs/shazeer/{}.toml", self.scale.name());
+        let source = ConfigSource::from_text(&name, self.scale.config(), &self.all_overrides()?)?;
+        let out = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/shazeer-{}", self.scale.name())));
+        let cells = plan(&source, &out)?;
+        note(&format!("{} runs in {}", cells.len(), out.display()));
+        let ended = train_cells(&cells, self.jobs, common)?;
+        if ended != ExitCode::SUCCESS && cells.iter().all(|cell| !cell.out.join("summary.json").exists()) {
+            return Ok(ended);
+        }
+        let dirs: Vec<PathBuf> = cells.into_iter().map(|cell| cell.out).filter(|dir| dir.exists()).collect();
+        let options = Options { published: true, ..Options::default() };
+        let comparison = Comparison::new(&collect(&dirs)?, &options)?;
+        let format = if self.json { Format::Json } else { self.format };
+        print(&export(&comparison, format, super::terminal_width()))?;
+        Ok(ended)
+    }
+
+    /// What `--data` and `--seeds` mean in terms of the config, then the user's own overrides.
+    fn all_overrides(&self) -> Result<Vec<Override>> {
+        let mut overrides = Vec::new();
+        let mut set = |key: &str, value: toml::Value, typed: String| {
+            overrides.push(Override { key: key.to_owned(), value, typed });
+        };
+        if let Some(path) = &self.data {
+            let typed = format!("--data {}", path.display());
+            set("data.source", "text".into(), typed.clone());
+            set("data.train", path.to_string_lossy().into_owned().into(), typed.clone());
+            set("data.valid_fraction", 0.05.into(), typed);
+        }
+        if let Some(seeds) = self.seeds {
+            let values: Vec<toml::Value> = (0..seeds as i64).map(Into::into).collect();
+            set("sweep.seed", values.into(), format!("--seeds {seeds}"));
+        }
+        overrides.extend(self.overrides.parse()?);
+        Ok(overrides)
+    }
+}

@@ -1,0 +1,145 @@
+//! `ffnlab sweep`: every cell of a grid.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use lm_eval::compare::{Comparison, Format, Options, collect, export};
+use lm_train::config::{ConfigError, ConfigSource, DataConfig, TokenizerConfig};
+use lm_train::data;
+use lm_train::record::RunDir;
+
+use super::{default_out, read_config};
+use crate::args::{Common, Overrides};
+use crate::jobs::{self, Job};
+use crate::output::{note, print, print_json};
+use crate::signals;
+
+/// Train every cell of the grid in a config's [sweep] table
+///
+/// Cells run as separate processes that share the cores. A cell that has ended is skipped, one that was interrupted
+/// goes on, one that fails is reported at the end while the others continue (exit code 1).
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// Config file (TOML) with a [sweep] table, or - for standard input
+    config: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Folder for the run directories [default: runs/NAME, from the config's file name]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Cells trained at a time (0: one per core), each with its share of the threads
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    jobs: usize,
+    /// Only list the cells and what is left to do
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result (with --dry-run: the cells) as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Sweep {
+    pub fn run(&self, common: &Common) -> Result<ExitCode> {
+        let source = read_config(&self.config, &self.overrides.parse()?)?;
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            None => default_out(&self.config)?,
+        };
+        let cells = plan(&source, &out)?;
+        if self.dry_run {
+            return list(&cells, self.json);
+        }
+        let ended = train_cells(&cells, self.jobs, common)?;
+        let dirs: Vec<PathBuf> = cells.into_iter().map(|cell| cell.out).filter(|dir| dir.exists()).collect();
+        if !dirs.is_empty() {
+            let comparison = Comparison::new(&collect(&dirs)?, &Options::default())?;
+            let format = if self.json { Format::Json } else { Format::Table };
+            print(&export(&comparison, format, super::terminal_width()))?;
+        }
+        Ok(ended)
+    }
+}
+
+/// The cells of a grid with their run directories: `OUT/NAME-ID`.
+///
+/// # Errors
+/// A config without grid, a bad cell, unusable data.
+pub fn plan(source: &ConfigSource, out: &Path) -> Result<Vec<Job>> {
+    let Some(grid) = source.sweep()? else {
+        return Err(ConfigError::Invalid {
+            place: "[sweep]".to_owned(),
+            message: "this config has no grid; add a [sweep] table, such as seed = [0, 1, 2], or use `ffnlab train`"
+                .to_owned(),
+        }
+        .into());
+    };
+    // Most cells share their data, whose files need not be hashed for each.
+    let mut known: Option<(DataConfig, TokenizerConfig, String)> = None;
+    let mut jobs = Vec::new();
+    for cell in grid.cells()? {
+        let (data, tokenizer) = (&cell.config.data, &cell.config.tokenizer);
+        let fingerprint = match &known {
+            Some((d, t, fingerprint)) if d == data && t == tokenizer => fingerprint.clone(),
+            _ => data::fingerprint(data, tokenizer)?,
+        };
+        known = Some((data.clone(), tokenizer.clone(), fingerprint.clone()));
+        let id = cell.config.run_id(&fingerprint)?;
+        jobs.push(Job { out: out.join(format!("{}-{}", cell.name, &id[..8])), name: cell.name, config: cell.config });
+    }
+    Ok(jobs)
+}
+
+/// Trains what has not ended yet and reports what failed.
+///
+/// # Errors
+/// When no child can be started.
+pub fn train_cells(cells: &[Job], parallel: usize, common: &Common) -> Result<ExitCode> {
+    let todo: Vec<Job> = cells.iter().filter(|cell| !has_ended(&cell.out)).cloned().collect();
+    let skipped = cells.len() - todo.len();
+    if skipped > 0 {
+        note(&format!("{skipped} of {} runs had ended before", cells.len()));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let parallel = if parallel == 0 { cores } else { parallel }.min(todo.len()).max(1);
+    let report = jobs::run(&todo, parallel, common)?;
+    for (name, reason) in &report.failed {
+        note(&format!("ffnlab: {name} failed: {reason}"));
+    }
+    if let Some(stop) = report.stopped {
+        note("stopped; the same command goes on from here");
+        return Ok(signals::exit_code(stop));
+    }
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn has_ended(dir: &Path) -> bool {
+    matches!(RunDir::read_summary(dir), Ok(Some(_)))
+}
+
+#[derive(serde::Serialize)]
+struct Planned<'a> {
+    name: &'a str,
+    out: &'a Path,
+    ended: bool,
+}
+
+fn list(cells: &[Job], json: bool) -> Result<ExitCode> {
+    let planned: Vec<Planned> = cells
+        .iter()
+        .map(|cell| Planned { name: &cell.name, out: &cell.out, ended: has_ended(&cell.out) })
+        .collect();
+    if json {
+        print_json(&planned)?;
+    } else {
+        let left = planned.iter().filter(|cell| !cell.ended).count();
+        let mut text: String = planned
+            .iter()
+            .map(|c| format!("{:<7} {:<24} {}\n", if c.ended { "ended" } else { "to do" }, c.name, c.out.display()))
+            .collect();
+        text += &format!("{} cells, {left} to do", planned.len());
+        print(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
