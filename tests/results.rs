@@ -1,0 +1,124 @@
+//! What the verbs report is true and in the promised shape.
+
+use ffnlab_tests::{Sandbox, TINY};
+
+fn number(value: &serde_json::Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} is not a number in {value}"))
+}
+
+#[test]
+fn eval_gives_the_final_validation_and_its_parts_fit_together() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let summary = sandbox.json(&["train", "tiny.toml", "--out", "run", "--json"]);
+    let eval = sandbox.json(&["eval", "run", "--json"]);
+    assert_eq!(eval, summary["validation"]);
+    let mut keys: Vec<&str> = eval.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["bits_per_byte", "loss", "perplexity", "seq_len", "stride", "tokens"]);
+    assert!((number(&eval, "loss").exp() - number(&eval, "perplexity")).abs() < 1e-9);
+    // A byte tokenizer: bits per byte is the loss in bits, but for the separators.
+    let bits = number(&eval, "loss") / std::f64::consts::LN_2;
+    assert!((number(&eval, "bits_per_byte") / bits - 1.0).abs() < 0.02);
+    // A trained model beats the uniform distribution and does not beat the language itself.
+    assert!(number(&eval, "loss") < 257f64.ln());
+    assert!(number(&eval, "loss") > number(&summary, "floor"));
+    let closer = sandbox.json(&["eval", "run", "--json", "--stride", "8"]);
+    assert_eq!((closer["tokens"].clone(), closer["stride"].as_u64()), (eval["tokens"].clone(), Some(8)));
+}
+
+#[test]
+fn eval_reads_a_given_text_with_the_separators_of_training() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.ok(&["train", "tiny.toml", "--out", "run"]);
+    sandbox.write("a.txt", "hello world, hello text\n");
+    let eval = sandbox.json(&["eval", "run", "--data", "a.txt", "--json"]);
+    // 24 bytes and the end of text, the first of them unpredicted.
+    assert_eq!(eval["tokens"], 24);
+}
+
+#[test]
+fn bench_reports_rates_that_fit_together() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let bench = sandbox.json(&["bench", "tiny.toml", "--steps", "3", "--json"]);
+    let (low, mid, high) =
+        (number(&bench, "tokens_per_s_min"), number(&bench, "tokens_per_s"), number(&bench, "tokens_per_s_max"));
+    assert!(low > 0.0 && low <= mid && mid <= high, "{bench}");
+    assert!((number(&bench, "step_ms") * mid / 1e3 - 4.0 * 32.0).abs() < 1e-6);
+    assert!(number(&bench, "peak_rss_mb") > 1.0);
+}
+
+#[test]
+fn batches_are_what_training_sees_and_the_same_for_every_variant() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    for preset in ["relu", "swiglu"] {
+        let over = format!("model.ffn.preset={preset}");
+        let out = format!("{preset}.safetensors");
+        sandbox.ok(&["data", "batches", "tiny.toml", "-o", &over, "--steps", "3", "--out", &out]);
+    }
+    let relu = std::fs::read(sandbox.path("relu.safetensors")).unwrap();
+    assert_eq!(relu, std::fs::read(sandbox.path("swiglu.safetensors")).unwrap());
+    let file = safetensors::SafeTensors::deserialize(&relu).unwrap();
+    let ids = |name: &str| -> Vec<i64> {
+        let bytes = file.tensor(name).unwrap().data().to_vec();
+        bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    assert_eq!(file.tensor("inputs").unwrap().shape(), [3, 4, 32]);
+    let (inputs, targets) = (ids("inputs"), ids("targets"));
+    for (input, target) in inputs.chunks(32).zip(targets.chunks(32)) {
+        assert_eq!(input[1..], target[..31], "targets are inputs, one token later");
+    }
+}
+
+#[test]
+fn a_non_finite_loss_is_a_result() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let over = ["-o", "optim.lr=10", "-o", "optim.grad_clip=0", "-o", "model.init_std=1", "-o", "model.ffn.preset=relu_squared_glu"];
+    let mut args = vec!["train", "tiny.toml", "-o", "train.steps=400", "-o", "schedule.warmup_steps=0", "--out", "wild", "--json"];
+    args.extend(over);
+    let summary = sandbox.json(&args);
+    assert_eq!(summary["status"], "diverged", "{summary}");
+    assert!(summary["diverged_at"].as_u64().unwrap() >= 1);
+    assert!(summary["validation"].is_null());
+    sandbox.ok(&["train", "tiny.toml", "--out", "tame"]);
+    let comparison = sandbox.json(&["compare", "wild", "tame", "--format", "json"]);
+    assert!(comparison.to_string().contains("diverged"));
+}
+
+#[test]
+fn samples_are_reproducible_and_begin_with_the_prompt() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.ok(&["train", "tiny.toml", "--out", "run"]);
+    let args = ["sample", "run", "--prompt", "the ", "--tokens", "40", "--seed", "3"];
+    let first = sandbox.ok(&args);
+    assert!(first.starts_with("the ") && first.len() > 10, "{first}");
+    assert_eq!(first, sandbox.ok(&args));
+}
+
+#[test]
+fn micro_batches_give_the_gradient_of_the_whole_batch() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.ok(&["train", "tiny.toml", "--out", "whole"]);
+    sandbox.ok(&["train", "tiny.toml", "-o", "train.micro_batches=2", "--out", "parts"]);
+    for (a, b) in sandbox.losses("whole").iter().zip(sandbox.losses("parts")) {
+        let (a, b) = (f64::from_bits(a.2), f64::from_bits(b.2));
+        assert!((a - b).abs() < 2e-4, "{a} {b}");
+    }
+}
+
+#[test]
+fn every_format_of_a_comparison_holds_every_arm() {
+    let sandbox = Sandbox::new();
+    sandbox.write("grid.toml", format!("{TINY}\n[sweep]\n\"model.ffn.preset\" = [\"relu\", \"geglu\"]\nseed = [0, 1]\n"));
+    sandbox.ok(&["sweep", "grid.toml", "--out", "runs"]);
+    for format in ["table", "markdown", "csv", "latex", "json"] {
+        let text = sandbox.ok(&["compare", "runs", "--format", format]);
+        assert!(text.contains("relu") && text.contains("geglu"), "{format}:\n{text}");
+    }
+}

@@ -1,0 +1,89 @@
+//! Grids: every cell once, whatever happens in between.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use ffnlab_tests::{Sandbox, TINY, text};
+
+fn grid(extra: &str) -> String {
+    format!("{TINY}\n[sweep]\n\"model.ffn.preset\" = [\"relu\", \"swiglu\"]\nseed = [0, 1]\n{extra}")
+}
+
+#[test]
+fn trains_every_cell_and_skips_what_has_ended() {
+    let sandbox = Sandbox::new();
+    sandbox.write("grid.toml", grid(""));
+    let plan = sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
+    assert_eq!(plan.as_array().unwrap().len(), 4);
+    assert!(!sandbox.path("runs").exists(), "a dry run writes nothing");
+    let result = sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--jobs", "2", "--json"]);
+    assert_eq!(result["arms"].as_array().unwrap().len(), 2);
+    assert_eq!(result["runs"].as_array().unwrap().len(), 4);
+    let output = sandbox.run(&["sweep", "grid.toml", "--out", "runs"]);
+    assert!(text(&output.stderr).contains("4 of 4 runs had ended before"), "{}", text(&output.stderr));
+    let plan = sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
+    assert!(plan.as_array().unwrap().iter().all(|cell| cell["ended"] == true));
+}
+
+#[test]
+fn a_cell_is_the_run_that_train_would_make() {
+    let sandbox = Sandbox::new();
+    sandbox.write("grid.toml", grid(""));
+    sandbox.write("one.toml", TINY);
+    let plan = sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
+    sandbox.ok(&["sweep", "grid.toml", "--out", "runs", "-o", "sweep.seed=[1]"]);
+    sandbox.ok(&["train", "one.toml", "-o", "model.ffn.preset=relu", "-o", "seed=1", "--out", "alone"]);
+    let cell = plan[1]["out"].as_str().unwrap();
+    assert_eq!(plan[1]["name"], "relu-seed1");
+    assert_eq!(sandbox.losses(cell), sandbox.losses("alone"));
+}
+
+#[test]
+fn a_failing_cell_is_reported_and_the_others_go_on() {
+    let sandbox = Sandbox::new();
+    let plan_of = |sandbox: &Sandbox| sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
+    sandbox.write("grid.toml", grid(""));
+    let broken = plan_of(&sandbox)[2]["out"].as_str().unwrap().to_owned();
+    sandbox.write(&format!("{broken}/something-else.txt"), "not a run");
+    let output = sandbox.run(&["sweep", "grid.toml", "--out", "runs"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("swiglu-seed0 failed") && stderr.contains("not a run directory"), "{stderr}");
+    let ended = plan_of(&sandbox).as_array().unwrap().iter().filter(|cell| cell["ended"] == true).count();
+    assert_eq!(ended, 3);
+}
+
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_stopped() {
+    let sandbox = Sandbox::new();
+    sandbox.write("grid.toml", grid("").replace("steps = 24", "steps = 150"));
+    sandbox.ok(&["sweep", "grid.toml", "--out", "whole"]);
+    let mut command = sandbox.command(&["sweep", "grid.toml", "--out", "part", "--jobs", "2"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = || {
+        let runs = std::fs::read_dir(sandbox.path("part")).into_iter().flatten().flatten();
+        runs.filter(|run| std::fs::read_to_string(run.path().join("metrics.jsonl")).is_ok_and(|m| m.lines().count() > 5))
+            .count()
+    };
+    while metrics() < 2 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // SAFETY: the child has not been waited for, so the process id is its own.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
+    sandbox.ok(&["sweep", "grid.toml", "--out", "part"]);
+    let names = |folder: &str| {
+        let mut names: Vec<String> = std::fs::read_dir(sandbox.path(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("whole"), names("part"));
+    for name in names("whole") {
+        let (whole, part) = (format!("whole/{name}"), format!("part/{name}"));
+        assert_eq!(sandbox.losses(&whole), sandbox.losses(&part), "{name}");
+    }
+}
