@@ -9,7 +9,7 @@
 use crate::Kernels;
 use crate::buffers::{from_first, with_cpu};
 use crate::matmul::{Mat, MatMut, Mode, matmul_into};
-use crate::simd::{exp_minus_in_place, max, sum2};
+use crate::simd::{self, exp_minus_in_place, max};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -246,7 +246,7 @@ crate::multiversion! {
     }
 
     fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum2(a, b, |a, b| a * b)
+        simd::dot(a, b)
     }
 
     /// From scores to probabilities p = exp(s - log_sum_exp), and from dp to ds = p (dp - delta).

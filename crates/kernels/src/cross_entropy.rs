@@ -2,7 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
-use crate::simd::{max, sum2};
+use crate::simd::{max, sum_exp_minus};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -147,7 +147,7 @@ crate::multiversion! {
     /// ln Σ exp(x), taken relative to the largest element.
     fn log_sum_exp(x: &[f32]) -> f32 {
         let largest = max(x);
-        largest + sum2(x, x, |x, _| crate::math::exp(x - largest)).ln()
+        largest + sum_exp_minus(x, largest).ln()
     }
 
     /// y = factor exp(x - log_sum_exp).

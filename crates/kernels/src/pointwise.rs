@@ -55,15 +55,12 @@ fn no_reference(f: &dyn Pointwise) -> Result<Tensor> {
     candle_core::bail!("{f:?}: slices of f32 on the CPU only; other tensors need its Candle reference")
 }
 
-/// Floats per inner step: the seven such blocks of gated backward leave a little room in an L1 cache of 32 KiB.
+/// Floats per task: the seven blocks that gated backward touches leave a little room in an L1 cache of 32 KiB.
 const BLOCK: usize = 1024;
 
-/// Floats per parallel task.
-const TASK: usize = 16 * BLOCK;
-
-/// `data[range of block i]`, cut to the length of the data.
-fn task_range(data: &[f32], task: usize) -> &[f32] {
-    &data[task * TASK..data.len().min((task + 1) * TASK)]
+/// The part of `data` that belongs to a task.
+fn block(data: &[f32], task: usize) -> &[f32] {
+    &data[task * BLOCK..data.len().min((task + 1) * BLOCK)]
 }
 
 struct Ungated(Arc<dyn Pointwise>);
@@ -75,19 +72,16 @@ impl CustomOp1 for Ungated {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(x, layout)?;
-        let y = fill_one(x.len(), TASK, |task, y| self.0.value(task_range(x, task), y));
+        let y = fill_one(x.len(), BLOCK, |task, y| self.0.value(block(x, task), y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dx = with_elements([x, &dy.contiguous()?], |[x, dy]| {
-            Ok(fill_one(x.len(), TASK, |task, dx| {
-                let (x, dy) = (task_range(x, task), task_range(dy, task));
+            Ok(fill_one(x.len(), BLOCK, |task, dx| {
                 let mut y = [0.0; BLOCK];
-                for ((x, dy), dx) in x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(dx.chunks_mut(BLOCK)) {
-                    self.0.value_and_derivative(x, &mut y[..x.len()], dx);
-                    multiply(dx, dy);
-                }
+                self.0.value_and_derivative(block(x, task), &mut y[..dx.len()], dx);
+                multiply(dx, block(dy, task));
             }))
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
@@ -112,15 +106,12 @@ impl CustomOp2 for Gated {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
-        let y = fill_one(gate.len(), TASK, |task, y| {
-            let (gate, up) = (task_range(gate, task), task_range(up, task));
-            let mut factor = [0.0; BLOCK];
-            for ((gate, up), y) in gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(y.chunks_mut(BLOCK)) {
-                let factor = &mut factor[..up.len()];
-                self.gate_fn.value(gate, y);
-                self.up_fn.value(up, factor);
-                multiply(y, factor);
-            }
+        let y = fill_one(gate.len(), BLOCK, |task, y| {
+            let mut up_value = [0.0; BLOCK];
+            let up_value = &mut up_value[..y.len()];
+            self.gate_fn.value(block(gate, task), y);
+            self.up_fn.value(block(up, task), up_value);
+            multiply(y, up_value);
         });
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
@@ -133,17 +124,13 @@ impl CustomOp2 for Gated {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [of_gate, of_up] = with_elements([gate, up, &dy.contiguous()?], |[gate, up, dy]| {
-            let (gradients, _) = fill(gate.len(), TASK, |task, [of_gate, of_up]| {
-                let [gate, up, dy] = [gate, up, dy].map(|data| task_range(data, task).chunks(BLOCK));
-                let gradients = of_gate.chunks_mut(BLOCK).zip(of_up.chunks_mut(BLOCK));
+            let (gradients, _) = fill(gate.len(), BLOCK, |task, [of_gate, of_up]| {
                 let (mut gate_value, mut up_value) = ([0.0; BLOCK], [0.0; BLOCK]);
-                for (((gate, up), dy), (of_gate, of_up)) in gate.zip(up).zip(dy).zip(gradients) {
-                    let gate_value = &mut gate_value[..gate.len()];
-                    let up_value = &mut up_value[..up.len()];
-                    self.gate_fn.value_and_derivative(gate, gate_value, of_gate);
-                    self.up_fn.value_and_derivative(up, up_value, of_up);
-                    product_rule(dy, gate_value, up_value, of_gate, of_up);
-                }
+                let gate_value = &mut gate_value[..of_gate.len()];
+                let up_value = &mut up_value[..of_up.len()];
+                self.gate_fn.value_and_derivative(block(gate, task), gate_value, of_gate);
+                self.up_fn.value_and_derivative(block(up, task), up_value, of_up);
+                product_rule(block(dy, task), gate_value, up_value, of_gate, of_up);
             });
             Ok(gradients)
         })?;
@@ -226,8 +213,7 @@ mod tests {
         }
     }
 
-    /// Around the sizes of blocks and tasks.
-    const LENGTHS: [usize; 7] = [0, 1, 77, BLOCK, BLOCK + 1, TASK, 2 * TASK + 3];
+    const LENGTHS: [usize; 6] = [0, 1, 77, BLOCK, BLOCK + 1, 9 * BLOCK + 3];
 
     /// f(x1, x2, ...) element by element in `f64`.
     fn exactly<const N: usize>(inputs: [&Tensor; N], f: impl Fn([f64; N]) -> f64) -> Result<Tensor> {

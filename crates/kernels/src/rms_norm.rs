@@ -2,7 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill, rows_per_task, with_elements};
-use crate::simd::sum2;
+use crate::simd::dot;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -31,6 +31,9 @@ fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let normed = x_wide.broadcast_div(&(mean_square + eps)?.sqrt()?)?;
     normed.broadcast_mul(&weight.to_dtype(wide)?)?.to_dtype(x.dtype())
 }
+
+/// Rows over which one task sums dw.
+const ROWS_PER_SUM: usize = 32;
 
 struct RmsNorm {
     eps: f32,
@@ -74,7 +77,7 @@ impl CustomOp2 for RmsNorm {
         let Some(rstd) = self.rstd.get() else { candle_core::bail!("rms_norm: backward before forward") };
         let (dx, dw) = with_elements([x, w, &dy.contiguous()?], |[x, w, dy]| {
             let d = w.len();
-            let rows = rows_per_task(d);
+            let rows = ROWS_PER_SUM;
             let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
                 let (x, dy) = (&x[task * rows * d..], &dy[task * rows * d..]);
                 let data = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
@@ -99,7 +102,7 @@ impl CustomOp2 for RmsNorm {
 crate::multiversion! {
     /// y ← w x rstd for one row; returns rstd.
     fn normalise(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
-        let mean_square = sum2(x, x, |a, b| a * b) / x.len() as f32;
+        let mean_square = dot(x, x) / x.len() as f32;
         let rstd = 1.0 / (mean_square + eps).sqrt();
         for ((&x, &w), y) in x.iter().zip(w).zip(y) {
             *y = x * rstd * w;
@@ -116,7 +119,7 @@ crate::multiversion! {
             dw[i] += dy[i] * (x[i] * rstd);
         }
         // n mean(dn n) = x times this; both factors of rstd are taken out of the sum.
-        let slope = rstd * rstd * sum2(dx, x, |dn, x| dn * x) / d as f32;
+        let slope = rstd * rstd * dot(dx, x) / d as f32;
         for i in 0..d {
             dx[i] = rstd * (dx[i] - x[i] * slope);
         }

@@ -6,6 +6,7 @@
 //! versions give the same bits. (Where multiplier and adder are separate units the fused form gains little, and the loops
 //! here mostly wait for memory.)
 
+use crate::math::exp;
 use std::sync::OnceLock;
 
 /// Instruction sets that [`multiversion!`](crate::multiversion) compiles for.
@@ -94,68 +95,133 @@ macro_rules! multiversion {
     )+};
 }
 
-/// Partial sums kept by the reductions: enough for the adders of every [`Isa`] to stay busy.
-const LANES: usize = 32;
+// Reductions and what goes with them, to be called inside `multiversion!`. They keep `LANES` partial results, so that there
+// is something to vectorise, and pad the last block with a neutral element, since a scalar tail would take as long as many
+// blocks.
 
-/// Adds the partial sums, halving; the order is part of the result.
+/// Partial results: two AVX2 registers, one of AVX-512.
+const LANES: usize = 16;
+
+/// Up to `LANES` floats, filled up with `neutral`.
 #[inline(always)]
-fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn padded(rest: &[f32], neutral: f32) -> [f32; LANES] {
+    let mut block = [neutral; LANES];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+/// Combines the partial results, halving; the order is part of the result.
+#[inline(always)]
+fn combine(mut lanes: [f32; LANES], with: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = with(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
     lanes[0]
 }
 
-/// Σ term(a, b) over the pairs, in `f32` with 32 partial sums. To be called inside [`multiversion!`](crate::multiversion).
+/// Σ a b, in `f32`.
 #[inline(always)]
-pub(crate) fn sum2(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
+    let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0; LANES];
-    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a_blocks.remainder().iter().zip(b_blocks.remainder());
-    for (lane, (&a, &b)) in lanes.iter_mut().zip(rest) {
-        *lane = term(a, b);
-    }
-    for (a, b) in a_blocks.zip(b_blocks) {
+    let mut add = |a: &[f32; LANES], b: &[f32; LANES]| {
         for i in 0..LANES {
-            lanes[i] += term(a[i], b[i]);
+            lanes[i] += a[i] * b[i];
         }
+    };
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        add(a, b);
     }
-    add_lanes(lanes)
+    add(&padded(a_rest, 0.0), &padded(b_rest, 0.0));
+    combine(lanes, |a, b| a + b)
 }
 
 /// The largest element; NaN elements are passed over, and an empty slice gives -infinity.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let blocks = x.chunks_exact(LANES);
-    let rest = blocks.remainder();
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = padded(rest, f32::NEG_INFINITY);
     for x in blocks {
         for i in 0..LANES {
             lanes[i] = larger(lanes[i], x[i]);
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+    combine(lanes, larger)
 }
 
-/// x ← exp(x - shift), returning Σ exp(x - shift) in `f32` with 32 partial sums.
+/// Σ exp(x - shift), in `f32`.
+#[inline(always)]
+pub(crate) fn sum_exp_minus(x: &[f32], shift: f32) -> f32 {
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    let mut add = |x: &[f32; LANES]| {
+        for i in 0..LANES {
+            lanes[i] += exp(x[i] - shift);
+        }
+    };
+    blocks.iter().for_each(&mut add);
+    add(&padded(rest, f32::NEG_INFINITY));
+    combine(lanes, |a, b| a + b)
+}
+
+/// x ← exp(x - shift), returning the sum of the new x, in `f32`.
 #[inline(always)]
 pub(crate) fn exp_minus_in_place(x: &mut [f32], shift: f32) -> f32 {
+    let (blocks, rest) = x.as_chunks_mut::<LANES>();
     let mut lanes = [0.0; LANES];
-    let mut blocks = x.chunks_exact_mut(LANES);
-    for x in &mut blocks {
+    let mut step = |x: &mut [f32; LANES]| {
         for i in 0..LANES {
-            x[i] = crate::math::exp(x[i] - shift);
+            x[i] = exp(x[i] - shift);
             lanes[i] += x[i];
         }
+    };
+    blocks.iter_mut().for_each(&mut step);
+    let mut last = padded(rest, f32::NEG_INFINITY);
+    step(&mut last);
+    rest.copy_from_slice(&last[..rest.len()]);
+    combine(lanes, |a, b| a + b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::multiversion! {
+        fn all(x: &mut [f32], y: &[f32]) -> [f32; 4] {
+            let sums = [dot(x, y), max(x), sum_exp_minus(x, 0.5)];
+            [sums[0], sums[1], sums[2], exp_minus_in_place(x, 0.5)]
+        }
     }
-    for (lane, x) in lanes.iter_mut().zip(blocks.into_remainder()) {
-        *x = crate::math::exp(*x - shift);
-        *lane += *x;
+
+    #[test]
+    fn reductions_of_any_length() {
+        for n in [1, 15, 16, 17, 32, 100] {
+            let x: Vec<f32> = (0..n).map(|i| (i * 37 % 100) as f32 / 50.0 - 1.5).collect();
+            let y: Vec<f32> = (0..n).map(|i| (i * 53 % 100) as f32 / 50.0 - 1.0).collect();
+            let mut exps = x.clone();
+            let [dot, max, sum, sum_in_place] = all(&mut exps, &y);
+            let exact = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+                x.iter().zip(&y).map(|(&x, &y)| f(f64::from(x), f64::from(y))).sum()
+            };
+            let exact_sum = exact(&|x, _| (x - 0.5).exp());
+            assert!((f64::from(dot) - exact(&|x, y| x * y)).abs() < 1e-5);
+            assert!((f64::from(sum) - exact_sum).abs() < 1e-6 * exact_sum);
+            assert_eq!(sum, sum_in_place);
+            assert_eq!(max, x.iter().copied().fold(f32::MIN, f32::max));
+            assert!(exps.iter().zip(&x).all(|(e, x)| *e == exp(x - 0.5)));
+        }
+        assert_eq!(all(&mut [], &[]), [0.0, f32::NEG_INFINITY, 0.0, 0.0]);
     }
-    add_lanes(lanes)
+
+    #[test]
+    fn nan_is_passed_over_by_max_but_not_by_sums() {
+        let [dot, max, sum, _] = all(&mut [1.0, f32::NAN, 2.0], &[1.0; 3]);
+        assert!(dot.is_nan() && max == 2.0 && sum.is_nan());
+    }
 }

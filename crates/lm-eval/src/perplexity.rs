@@ -1,10 +1,9 @@
 //! Perplexity of a trained run over a whole text.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
-use lm_train::config::{DataSource, RunConfig};
 use lm_train::data::{self, CacheDir, TokenStream};
 use lm_train::evaluate::evaluate;
 use lm_train::loaded::LoadedRun;
@@ -40,19 +39,13 @@ pub fn validation_text(run: &LoadedRun, cache: &CacheDir, progress: &dyn Fn(&str
 /// # Errors
 /// An unreadable or empty file.
 pub fn text_from(run: &LoadedRun, path: &Path) -> Result<EvalText> {
-    let paths = [path.to_string_lossy().into_owned()];
+    let pattern = path.to_string_lossy();
     match &run.tokenizer {
         Some(tokenizer) => {
-            let (stream, bytes) = data::encode_files(&paths, &separator(&run.config), tokenizer)?;
+            let (stream, bytes) = data::given_text(&pattern, &run.config.data.document_separator, tokenizer)?;
             Ok(EvalText { stream, bytes: Some(bytes) })
         }
-        None => Ok(EvalText { stream: data::token_file(&PathBuf::from(path), run.vocab_size)?, bytes: None }),
-    }
-}
-
-fn separator(config: &RunConfig) -> String {
-    match config.data.source {
-        DataSource::Synthetic | DataSource::Text | DataSource::Tokens => config.data.document_separator.clone(),
+        None => Ok(EvalText { stream: data::given_tokens(&pattern, run.vocab_size)?, bytes: None }),
     }
 }
 

@@ -13,7 +13,7 @@ use std::ops::{Add, AddAssign, Mul};
 use super::facts::{Entity, Facts};
 use super::lexicon::{Class, Lexicon, Number};
 use super::proportions::{
-    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, CAST, COPULA, DETERMINERS, GO_ON, ITEMS, LINE, NOUN,
+    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS, LINE, NOUN,
     NOUN_BY_ADJECTIVE, NOUN_BY_TOPIC, OBJECT_BY_ADJECTIVE, OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC, OBJECT_BY_VERB, PARAGRAPHS, PERSONS, PLACE, PRONOUN,
     SENTENCES, SUBJECT_RELATIVE, THAT,
 };
@@ -81,6 +81,7 @@ struct Topic<'a> {
     topic: u16,
     max_depth: usize,
     opener_nats: f64,
+    item_nats: f64,
     /// Per role of the cast.
     names: Vec<Vec<f64>>,
     nouns: Vec<f64>,
@@ -107,6 +108,7 @@ impl<'a> Topic<'a> {
             topic,
             max_depth,
             opener_nats: entropy(&dense(&facts.opener(), size(Class::Opener))),
+            item_nats: entropy(&dense(&facts.item(), n_nouns)),
             names: (0..CAST).map(|role| dense(&facts.cast(role), n_names)).collect(),
             nouns: dense(&facts.noun(topic, None), n_nouns),
             adjectives: dense(&facts.adjective(topic), n_adjectives),
@@ -155,8 +157,8 @@ impl<'a> Topic<'a> {
         let (list, items) = self.list();
         total += list + certain(1.0);
 
-        // "again", then "with", each item and its mark, and the line.
-        let recall = certain(2.0 + 2.0 * items);
+        // After "again": "with", the items, the stop and the line.
+        let recall = certain(3.0 + items);
         let paragraph = self.paragraph(recall);
         let opener = self.opener_nats;
         let mut reached = 1.0;
@@ -171,15 +173,17 @@ impl<'a> Topic<'a> {
         total
     }
 
-    /// The items of the title with their marks, and how many there are on average.
+    /// The items of the title and their stop, and how many items there are on average.
     fn list(&self) -> (Entropy, f64) {
         let (mut total, mut items, mut reached) = (Entropy::default(), 0.0, 1.0);
-        for count in 1..=*ITEMS.end() {
+        for count in 0..=*ITEMS.end() {
             let another = if count < *ITEMS.end() { ANOTHER_ITEM[0] } else { 0 };
             let end = if ITEMS.contains(&count) { ANOTHER_ITEM[1] } else { 0 };
-            total += reached * (word(entropy(&self.nouns)) + word(choice(&[another, end])));
+            let p_another = f64::from(another) / f64::from(another + end);
+            let item = Entropy { nats: self.item_nats, words: 0.0 };
+            total += reached * (word(choice(&[another, end])) + p_another * item);
+            reached *= p_another;
             items += reached;
-            reached *= f64::from(another) / f64::from(another + end);
         }
         (total, items)
     }
@@ -257,13 +261,13 @@ impl<'a> Topic<'a> {
         let described_nats = self.adjectives.iter().zip(&described).map(|(p, nouns)| p * entropy(nouns)).sum();
         let phrase = self.noun_phrase(entropy(&self.nouns), described_nats);
 
-        let p_adjective = f64::from(ADJECTIVE) / f64::from(ADJECTIVE + NOUN);
-        let mut nouns: Vec<f64> = self.nouns.iter().map(|p| (1.0 - p_adjective) * p).collect();
+        let p_described = p_described();
+        let mut nouns: Vec<f64> = self.nouns.iter().map(|p| (1.0 - p_described) * p).collect();
         for (p, described) in self.adjectives.iter().zip(&described) {
-            add(&mut nouns, p_adjective * p, described);
+            add(&mut nouns, p_described * p, described);
         }
-        let p_noun = p_noun_phrase();
-        let rest = p_noun * (phrase + self.relative(depth, &nouns));
+        let p_noun = p_noun();
+        let rest = phrase + p_noun * self.relative(depth, &nouns);
 
         let mut entities: Vec<f64> = nouns.iter().map(|p| p_noun * p).collect();
         entities.resize(self.verbs.len(), 0.0);
@@ -290,8 +294,8 @@ impl<'a> Topic<'a> {
             }
         }
         let mut nouns = vec![0.0; self.nouns.len()];
-        let p_adjective = f64::from(ADJECTIVE) / f64::from(ADJECTIVE + NOUN);
-        for (p, described) in [(1.0 - p_adjective, false), (p_adjective, true)] {
+        let p_described = p_described();
+        for (p, described) in [(1.0 - p_described, false), (p_described, true)] {
             let (shares, by_adjective) = object_shares(described);
             add(&mut nouns, p * f64::from(OBJECT_BY_TOPIC) / shares, &self.nouns);
             add(&mut nouns, p * f64::from(OBJECT_BY_FAVOURITE) / shares, &favourites);
@@ -303,21 +307,21 @@ impl<'a> Topic<'a> {
             }
         }
         let start = word(choice(&phrase_starts()));
-        start + p_noun_phrase() * (self.noun_phrase(nats[0], nats[1]) + self.relative(depth, &nouns))
+        start + self.noun_phrase(nats[0], nats[1]) + p_noun() * self.relative(depth, &nouns)
     }
 
-    /// A noun phrase after its determiner, given the entropy of its noun without and with an adjective.
+    /// A noun phrase after its first word, given the entropy of its noun without and with an adjective. The first word is
+    /// not counted, but a noun without determiner is that word, and its entropy belongs here.
     fn noun_phrase(&self, plain_nats: f64, described_nats: f64) -> Entropy {
-        let total: u32 = DETERMINERS.iter().map(|(_, weight, _)| weight).sum();
+        let p = |weight: u32| f64::from(weight) / total_of(&phrase_starts());
         let p_adjective = f64::from(ADJECTIVE) / f64::from(ADJECTIVE + NOUN);
-        let mut sum = Entropy::default();
+        let plain = Entropy { nats: plain_nats, words: 0.0 };
+        let mut sum = p(BARE) * plain;
         for (_, weight, numbers) in DETERMINERS {
             let mut menu = vec![NOUN / numbers.len() as u32; numbers.len()];
             menu.push(ADJECTIVE);
             let described = word((numbers.len() as f64).ln() + described_nats + entropy(&self.adjectives));
-            let plain = Entropy { nats: plain_nats, words: 0.0 };
-            let phrase = word(choice(&menu)) + (1.0 - p_adjective) * plain + p_adjective * described;
-            sum += f64::from(weight) / f64::from(total) * phrase;
+            sum += p(weight) * (word(choice(&menu)) + (1.0 - p_adjective) * plain + p_adjective * described);
         }
         sum
     }
@@ -347,14 +351,20 @@ fn object_shares(described: bool) -> (f64, f64) {
     (f64::from(OBJECT_BY_TOPIC + OBJECT_BY_VERB + OBJECT_BY_FAVOURITE + by_adjective), f64::from(by_adjective))
 }
 
-/// Weights of the ways to begin a noun phrase.
+/// Weights of the ways to begin a noun phrase: determiners, a noun, persons.
 fn phrase_starts() -> Vec<u32> {
-    DETERMINERS.iter().map(|(_, weight, _)| *weight).chain(PERSONS).collect()
+    DETERMINERS.iter().map(|(_, weight, _)| *weight).chain([BARE]).chain(PERSONS).collect()
 }
 
 /// The probability that a noun phrase has a noun.
-fn p_noun_phrase() -> f64 {
-    1.0 - f64::from(PERSONS.iter().sum::<u32>()) / total_of(&phrase_starts())
+fn p_noun() -> f64 {
+    1.0 - total_of(&PERSONS) / total_of(&phrase_starts())
+}
+
+/// The probability that a noun phrase has an adjective, given that it has a noun.
+fn p_described() -> f64 {
+    let determined: u32 = DETERMINERS.iter().map(|(_, weight, _)| weight).sum();
+    f64::from(determined) / f64::from(determined + BARE) * f64::from(ADJECTIVE) / f64::from(ADJECTIVE + NOUN)
 }
 
 fn total_of(weights: &[u32]) -> f64 {

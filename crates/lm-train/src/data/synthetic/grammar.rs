@@ -8,9 +8,10 @@ use super::facts::{Entity, Facts};
 use super::lexicon::{Class, Number, Word};
 use super::menu::Menu;
 use super::proportions::{
-    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, CAST, COPULA, DETERMINERS, GO_ON, ITEMS, LINE, NOUN,
+    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS, LINE, NOUN,
     PARAGRAPHS, PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT, agreeing,
 };
+use super::weights::Mixture;
 
 /// What comes next.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +20,8 @@ enum Phase {
     Colon,
     Name(usize),
     AfterName(usize),
-    Item,
-    AfterItem,
+    /// Another item of the list, or its end.
+    Items,
     LineEnd,
     /// Another paragraph, or the end.
     LineStart,
@@ -119,10 +120,9 @@ impl State {
             Phase::Colon => menu.word(1, Word::Colon),
             Phase::Name(role) => menu.class(1, Class::Name, facts.cast(role)),
             Phase::AfterName(role) => menu.word(1, if role + 1 < CAST { Word::Comma } else { Word::With }),
-            Phase::Item => menu.class(1, Class::Noun(Number::Singular), facts.noun(self.topic, None)),
-            Phase::AfterItem => {
+            Phase::Items => {
                 if self.items.len() < *ITEMS.end() {
-                    menu.word(ANOTHER_ITEM[0], Word::Comma);
+                    menu.class(ANOTHER_ITEM[0], Class::Noun(Number::Singular), facts.item());
                 }
                 if ITEMS.contains(&self.items.len()) {
                     menu.word(ANOTHER_ITEM[1], Word::Stop);
@@ -146,11 +146,11 @@ impl State {
                     if let Some((subject, number)) = self.previous {
                         menu.word(PRONOUN, pronoun(subject, number));
                     }
-                    self.noun_phrase_menu(menu);
+                    self.noun_phrase_menu(facts.noun(self.topic, None), menu);
                 }
             }
             Phase::Recall(step) => menu.word(1, self.recalled(step)),
-            Phase::NounPhrase => self.noun_phrase_menu(menu),
+            Phase::NounPhrase => self.noun_phrase_menu(self.nouns(None, facts), menu),
             Phase::Determined(determiner) => {
                 menu.class(ADJECTIVE, Class::Adjective, facts.adjective(self.topic));
                 self.noun_menu(determiner, None, facts, menu);
@@ -163,7 +163,7 @@ impl State {
             Phase::Relative(noun, number) => {
                 let verb = facts.verb(facts.entity(Entity::Noun(noun)));
                 menu.class(SUBJECT_RELATIVE, Class::Verb(number), verb);
-                self.noun_phrase_menu(menu);
+                self.noun_phrase_menu(facts.noun(self.topic, None), menu);
             }
             Phase::GoOn => self.go_on_menu(facts, menu),
             Phase::Predicate => {
@@ -179,24 +179,31 @@ impl State {
         }
     }
 
-    fn noun_phrase_menu(&self, menu: &mut Menu) {
+    /// The start of a noun phrase with these nouns.
+    fn noun_phrase_menu<'a>(&self, nouns: Mixture<'a>, menu: &mut Menu<'a>) {
         for (determiner, weight, _) in DETERMINERS {
             menu.word(weight, determiner);
         }
+        menu.class(BARE, Class::Noun(Number::Plural), nouns);
         for (name, weight) in self.cast.into_iter().zip(PERSONS) {
             menu.word(weight, Word::Of(Class::Name, name));
         }
     }
 
+    /// A noun after this determiner and adjective.
     fn noun_menu<'a>(&self, determiner: Word, adjective: Option<u16>, facts: &'a Facts, menu: &mut Menu<'a>) {
-        let clause = self.innermost();
-        let nouns = match clause.slot {
-            Slot::Subject => facts.noun(self.topic, adjective),
-            Slot::Object => facts.object(self.topic, facts.entity(clause.subject), clause.verb, adjective),
-        };
         let numbers = agreeing(determiner);
         for &number in numbers {
-            menu.class(NOUN / numbers.len() as u32, Class::Noun(number), nouns);
+            menu.class(NOUN / numbers.len() as u32, Class::Noun(number), self.nouns(adjective, facts));
+        }
+    }
+
+    /// The nouns for the open slot of the innermost clause.
+    fn nouns<'a>(&self, adjective: Option<u16>, facts: &'a Facts) -> Mixture<'a> {
+        let clause = self.innermost();
+        match clause.slot {
+            Slot::Subject => facts.noun(self.topic, adjective),
+            Slot::Object => facts.object(self.topic, facts.entity(clause.subject), clause.verb, adjective),
         }
     }
 
@@ -239,13 +246,12 @@ impl State {
                 Phase::AfterName(role)
             }
             Phase::AfterName(role) if role + 1 < CAST => Phase::Name(role + 1),
-            Phase::AfterName(_) => Phase::Item,
-            Phase::Item => {
+            Phase::AfterName(_) => Phase::Items,
+            Phase::Items if word == Word::Stop => Phase::LineEnd,
+            Phase::Items => {
                 self.items.push(word.member());
-                Phase::AfterItem
+                Phase::Items
             }
-            Phase::AfterItem if word == Word::Comma => Phase::Item,
-            Phase::AfterItem => Phase::LineEnd,
             Phase::LineEnd => Phase::LineStart,
             Phase::LineStart if word == Word::End => Phase::Done,
             Phase::LineStart => {
@@ -305,6 +311,7 @@ impl State {
     fn begin_noun_phrase(&mut self, word: Word) -> Phase {
         match word {
             Word::Of(Class::Name, name) => self.end_subject(Entity::Name(name), Number::Singular),
+            Word::Of(Class::Noun(_), _) => self.read_noun(word),
             determiner => Phase::Determined(determiner),
         }
     }
@@ -383,9 +390,10 @@ impl State {
     fn recalled(&self, step: usize) -> Word {
         match step {
             0 => Word::With,
-            step if step % 2 == 1 => Word::Of(Class::Noun(Number::Singular), self.items[step / 2]),
-            step if step / 2 < self.items.len() => Word::Comma,
-            _ => Word::Stop,
+            step => match self.items.get(step - 1) {
+                Some(&item) => Word::Of(Class::Noun(Number::Singular), item),
+                None => Word::Stop,
+            },
         }
     }
 }

@@ -11,24 +11,26 @@ pub(super) const ITEMS: RangeInclusive<usize> = 3..=5;
 /// Weights of another item and of the end of the list.
 pub(super) const ANOTHER_ITEM: [u32; 2] = [1, 1];
 /// Paragraphs of a document.
-pub(super) const PARAGRAPHS: RangeInclusive<usize> = 3..=6;
+pub(super) const PARAGRAPHS: RangeInclusive<usize> = 2..=5;
 /// Weights of another paragraph and of the end of the document.
 pub(super) const ANOTHER_PARAGRAPH: [u32; 2] = [2, 1];
 /// Sentences of a paragraph; recalling the list does not count.
 pub(super) const SENTENCES: RangeInclusive<usize> = 2..=4;
 
 /// After a sentence: weight of the end of the paragraph.
-pub(super) const LINE: u32 = 6;
+pub(super) const LINE: u32 = 3;
 /// After a sentence: weight of recalling the list, which ends the paragraph.
-pub(super) const AGAIN: u32 = 4;
+pub(super) const AGAIN: u32 = 8;
 /// At the start of a sentence: weight of a pronoun, which keeps the subject of the sentence before.
 pub(super) const PRONOUN: u32 = 4;
 /// At the start of a noun phrase: determiners, their weights, and the numbers they go with.
 pub(super) const DETERMINERS: [(Word, u32, &[Number]); 3] = [
-    (Word::The, 5, &[Number::Singular, Number::Plural]),
-    (Word::A, 3, &[Number::Singular]),
+    (Word::The, 4, &[Number::Singular, Number::Plural]),
+    (Word::A, 2, &[Number::Singular]),
     (Word::Some, 2, &[Number::Plural]),
 ];
+/// At the start of a noun phrase: weight of a plural noun without determiner.
+pub(super) const BARE: u32 = 6;
 /// At the start of a noun phrase: weights of the persons, by role.
 pub(super) const PERSONS: [u32; CAST] = [3, 1, 1];
 

@@ -171,7 +171,7 @@ fn verbs_agree_with_their_subject_across_a_relative_clause() {
         verb => plural(noun) != plural(verb),
     };
     let (mut near, mut far) = (0, 0);
-    for document in texts(&language, 300) {
+    for document in texts(&language, 600) {
         let sentences = document.text.split(['.', '\n']).filter_map(|sentence| sentence.trim().strip_prefix("the "));
         for sentence in sentences {
             let words: Vec<&str> = sentence.split(' ').collect();
