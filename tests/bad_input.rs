@@ -15,7 +15,10 @@ fn contains(text: &str, parts: &[&str]) {
 fn mistakes_in_a_config_name_file_line_column_and_what_was_meant() {
     let sandbox = Sandbox::new();
     let cases: [(&str, &[&str]); 9] = [
-        ("[schedule]\nwarmup_step = 3\n", &["bad.toml:2:1", "unknown field `warmup_step`", "did you mean `warmup_steps`?"]),
+        (
+            "[schedule]\nwarmup_step = 3\n",
+            &["bad.toml:2:1", "unknown field `warmup_step`", "did you mean `warmup_steps`?"],
+        ),
         ("[model]\nd_model = \"wide\"\n", &["bad.toml:2:11", "model.d_model", "invalid type"]),
         ("[optim]\nlr = -0.5\n", &["bad.toml:2:1", "optim.lr", "-0.5"]),
         ("[model]\nd_model = 30\nn_head = 4\n", &["bad.toml:3:1", "model.n_head", "30"]),
@@ -54,7 +57,8 @@ fn unusable_text_is_refused() {
     contains(&fails("data.train=empty.txt"), &["empty.txt", "empty"]);
     contains(&fails("data.train=latin.txt"), &["latin.txt", "UTF-8", "3"]);
     contains(&fails("data.train=short.txt"), &["32"]);
-    let same = ["train", "text.toml", "-o", "data.train=good.txt", "-o", "data.valid=good.txt", "--out", "run"];
+    let same =
+        ["train", "text.toml", "-o", "data.train=good.txt", "-o", "data.valid=good.txt", "--out", "run"];
     contains(&sandbox.fails(1, &same), &["good.txt"]);
     let error = sandbox.fails(2, &["train", "text.toml", "--out", "run"]);
     contains(&error, &["data.train"]);
@@ -65,7 +69,10 @@ fn unusable_text_is_refused() {
 fn unusable_token_files_and_tokenizers_are_refused() {
     let sandbox = Sandbox::new();
     let config = TINY.replace("kind = \"byte\"", "kind = \"byte\"\nvocab_size = 300");
-    sandbox.write("tokens.toml", format!("{config}\n[data]\nsource = \"tokens\"\ntrain = \"train.bin\"\nvalid = \"val.bin\"\n"));
+    sandbox.write(
+        "tokens.toml",
+        format!("{config}\n[data]\nsource = \"tokens\"\ntrain = \"train.bin\"\nvalid = \"val.bin\"\n"),
+    );
     let good: Vec<u8> = (0..2000u16).flat_map(|i| (i % 251).to_le_bytes()).collect();
     sandbox.write("train.bin", &good);
     sandbox.write("val.bin", &good[..600]);
@@ -77,7 +84,16 @@ fn unusable_token_files_and_tokenizers_are_refused() {
     contains(&sandbox.fails(1, &["train", "tokens.toml", "--out", "large"]), &["train.bin", "999"]);
     sandbox.write("tiny.toml", TINY);
     sandbox.write("tokenizer.json", "{\"not\": \"a tokenizer\"}");
-    let over = ["train", "tiny.toml", "-o", "tokenizer.kind=file", "-o", "tokenizer.file=tokenizer.json", "--out", "t"];
+    let over = [
+        "train",
+        "tiny.toml",
+        "-o",
+        "tokenizer.kind=file",
+        "-o",
+        "tokenizer.file=tokenizer.json",
+        "--out",
+        "t",
+    ];
     contains(&sandbox.fails(1, &over), &["tokenizer.json"]);
 }
 
@@ -132,11 +148,18 @@ fn evaluation_refuses_what_makes_no_sense() {
 #[test]
 fn a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written() {
     let sandbox = Sandbox::new();
-    sandbox.write("tiny.toml", TINY.replace("steps = 24", "steps = 4000").replace("checkpoint_every = 5", "checkpoint_every = 100"));
+    sandbox.write(
+        "tiny.toml",
+        TINY.replace("steps = 24", "steps = 4000").replace("checkpoint_every = 5", "checkpoint_every = 100"),
+    );
     // A limit on the size of any file stands in for a full disk: metrics.jsonl runs into it.
     let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" train tiny.toml --out run";
     let mut command = Command::new("bash");
-    command.args(["-c", script]).arg(binary()).current_dir(sandbox.path("")).env("FFNLAB_CACHE", sandbox.path("cache"));
+    command
+        .args(["-c", script])
+        .arg(binary())
+        .current_dir(sandbox.path(""))
+        .env("FFNLAB_CACHE", sandbox.path("cache"));
     let output = command.output().unwrap();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -148,7 +171,8 @@ fn a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written() {
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let sandbox = Sandbox::new();
-    let mut child = sandbox.command(&["config", "schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        sandbox.command(&["config", "schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();

@@ -14,10 +14,13 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         // target/PROFILE/deps/this-test
         let exe = std::env::current_exe().expect("path of the test binary");
-        let profile = exe.parent().and_then(Path::parent).expect("the test binary lies in target/PROFILE/deps");
+        let profile =
+            exe.parent().and_then(Path::parent).expect("the test binary lies in target/PROFILE/deps");
         let target = profile.parent().expect("a target folder");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "ffnlab", "--bin", "ffnlab", "--target-dir"]).arg(target);
+        cargo
+            .args(["build", "--quiet", "--package", "ffnlab", "--bin", "ffnlab", "--target-dir"])
+            .arg(target);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
@@ -104,7 +107,8 @@ impl Sandbox {
         let metrics = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
         let parse = |line: &str| {
             let value: Value = serde_json::from_str(line).expect("a whole line");
-            let loss = value.get("loss").or_else(|| value.get("val_loss")).and_then(Value::as_f64).expect("a loss");
+            let loss =
+                value.get("loss").or_else(|| value.get("val_loss")).and_then(Value::as_f64).expect("a loss");
             let kind = value["kind"].as_str().expect("a kind").to_owned();
             (kind, value["step"].as_u64().expect("a step"), loss.to_bits())
         };

@@ -43,8 +43,11 @@ fn bench_reports_rates_that_fit_together() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);
     let bench = sandbox.json(&["bench", "tiny.toml", "--steps", "3", "--json"]);
-    let (low, mid, high) =
-        (number(&bench, "tokens_per_s_min"), number(&bench, "tokens_per_s"), number(&bench, "tokens_per_s_max"));
+    let (low, mid, high) = (
+        number(&bench, "tokens_per_s_min"),
+        number(&bench, "tokens_per_s"),
+        number(&bench, "tokens_per_s_max"),
+    );
     assert!(low > 0.0 && low <= mid && mid <= high, "{bench}");
     assert!((number(&bench, "step_ms") * mid / 1e3 - 4.0 * 32.0).abs() < 1e-6);
     assert!(number(&bench, "peak_rss_mb") > 1.0);
@@ -77,8 +80,27 @@ fn batches_are_what_training_sees_and_the_same_for_every_variant() {
 fn a_non_finite_loss_is_a_result() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);
-    let over = ["-o", "optim.lr=10", "-o", "optim.grad_clip=0", "-o", "model.init_std=1", "-o", "model.ffn.preset=relu_squared_glu"];
-    let mut args = vec!["train", "tiny.toml", "-o", "train.steps=400", "-o", "schedule.warmup_steps=0", "--out", "wild", "--json"];
+    let over = [
+        "-o",
+        "optim.lr=10",
+        "-o",
+        "optim.grad_clip=0",
+        "-o",
+        "model.init_std=1",
+        "-o",
+        "model.ffn.preset=relu_squared_glu",
+    ];
+    let mut args = vec![
+        "train",
+        "tiny.toml",
+        "-o",
+        "train.steps=400",
+        "-o",
+        "schedule.warmup_steps=0",
+        "--out",
+        "wild",
+        "--json",
+    ];
     args.extend(over);
     let summary = sandbox.json(&args);
     assert_eq!(summary["status"], "diverged", "{summary}");
@@ -115,7 +137,10 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
 #[test]
 fn every_format_of_a_comparison_holds_every_arm() {
     let sandbox = Sandbox::new();
-    sandbox.write("grid.toml", format!("{TINY}\n[sweep]\n\"model.ffn.preset\" = [\"relu\", \"geglu\"]\nseed = [0, 1]\n"));
+    sandbox.write(
+        "grid.toml",
+        format!("{TINY}\n[sweep]\n\"model.ffn.preset\" = [\"relu\", \"geglu\"]\nseed = [0, 1]\n"),
+    );
     sandbox.ok(&["sweep", "grid.toml", "--out", "runs"]);
     for format in ["table", "markdown", "csv", "latex", "json"] {
         let text = sandbox.ok(&["compare", "runs", "--format", format]);

@@ -29,7 +29,9 @@ fn same_run(sandbox: &Sandbox, a: &str, b: &str, step: u64) {
 #[test]
 fn signals_write_a_checkpoint_and_the_resumed_run_is_the_same() {
     let sandbox = Sandbox::new();
-    let config = TINY.replace("[data.synthetic]", "dropout = 0.1\n[data.synthetic]").replace("steps = 24", "steps = 120");
+    let config = TINY
+        .replace("[data.synthetic]", "dropout = 0.1\n[data.synthetic]")
+        .replace("steps = 24", "steps = 120");
     sandbox.write("tiny.toml", config);
     sandbox.ok(&["train", "tiny.toml", "--out", "whole"]);
     let part = ["train", "tiny.toml", "--out", "part", "--resume"];

@@ -41,7 +41,8 @@ fn a_cell_is_the_run_that_train_would_make() {
 #[test]
 fn a_failing_cell_is_reported_and_the_others_go_on() {
     let sandbox = Sandbox::new();
-    let plan_of = |sandbox: &Sandbox| sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
+    let plan_of =
+        |sandbox: &Sandbox| sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
     sandbox.write("grid.toml", grid(""));
     let broken = plan_of(&sandbox)[2]["out"].as_str().unwrap().to_owned();
     sandbox.write(&format!("{broken}/something-else.txt"), "not a run");
@@ -62,8 +63,10 @@ fn an_interrupted_sweep_goes_on_where_it_stopped() {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let metrics = || {
         let runs = std::fs::read_dir(sandbox.path("part")).into_iter().flatten().flatten();
-        runs.filter(|run| std::fs::read_to_string(run.path().join("metrics.jsonl")).is_ok_and(|m| m.lines().count() > 5))
-            .count()
+        runs.filter(|run| {
+            std::fs::read_to_string(run.path().join("metrics.jsonl")).is_ok_and(|m| m.lines().count() > 5)
+        })
+        .count()
     };
     while metrics() < 2 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(2));

@@ -83,13 +83,26 @@ impl<'a> Pool<'a> {
         let (sender, receiver) = mpsc::channel();
         let screen = Screen::new(jobs.len());
         let parallel = parallel.max(1);
-        Self { jobs, parallel, common, screen, running: Vec::new(), next: 0, report: Report::default(), sender, receiver }
+        Self {
+            jobs,
+            parallel,
+            common,
+            screen,
+            running: Vec::new(),
+            next: 0,
+            report: Report::default(),
+            sender,
+            receiver,
+        }
     }
 
     fn run(&mut self) -> Result<Report> {
         loop {
             self.pass_on_signals();
-            while self.report.stopped.is_none() && self.running.len() < self.parallel && self.next < self.jobs.len() {
+            while self.report.stopped.is_none()
+                && self.running.len() < self.parallel
+                && self.next < self.jobs.len()
+            {
                 self.start()?;
             }
             if self.running.is_empty() {
@@ -141,7 +154,12 @@ impl<'a> Pool<'a> {
             .args(["train", "-", "--resume", "--events", "--out"])
             .arg(&job.out)
             .args(["--threads", &threads.to_string()])
-            .args(["--device", &self.common.device.to_string(), "--kernels", &self.common.kernels.to_string()])
+            .args([
+                "--device",
+                &self.common.device.to_string(),
+                "--kernels",
+                &self.common.kernels.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -233,8 +251,11 @@ impl Screen {
         let bars = std::io::stderr().is_terminal().then(|| {
             let multi = MultiProgress::new();
             let bar = multi.add(ProgressBar::new(total as u64));
-            let style = "{prefix:<22} {bar:28.green/blue} {pos:>6}/{len:<6} runs, {elapsed} so far, {eta} left";
-            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let style =
+                "{prefix:<22} {bar:28.green/blue} {pos:>6}/{len:<6} runs, {elapsed} so far, {eta} left";
+            bar.set_style(
+                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             bar.set_prefix("all");
             bar.enable_steady_tick(Duration::from_secs(1));
             (multi, bar)
@@ -271,7 +292,8 @@ impl Screen {
                 all.inc(1);
             }
             _ => {
-                let left = self.begun.elapsed().as_secs_f64() / self.ended as f64 * (self.total - self.ended) as f64;
+                let left =
+                    self.begun.elapsed().as_secs_f64() / self.ended as f64 * (self.total - self.ended) as f64;
                 note(&format!("[{}/{}] {line} (about {left:.0} s left)", self.ended, self.total));
             }
         }

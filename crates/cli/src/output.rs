@@ -48,7 +48,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(BROKEN_PIPE);
     }
     note(&format!("ffnlab: {}", one_line(error)));
-    if error.chain().any(|cause| cause.is::<ConfigError>()) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// The chain of causes on one line; Candle appends backtraces, which say nothing to a user.

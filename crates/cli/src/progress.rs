@@ -128,7 +128,9 @@ pub fn show_on_bar(bar: &ProgressBar, event: &TrainEvent, memory_mb: Option<f64>
             bar.set_message(format!("loss {loss:.4} {tokens_per_s:>6.0} tok/s{memory}"));
         }
         TrainEvent::Validated { val_loss, .. } => bar.set_message(format!("validation {val_loss:.4}")),
-        TrainEvent::Evaluating { done, total } => bar.set_message(format!("validating {done}/{total} tokens")),
+        TrainEvent::Evaluating { done, total } => {
+            bar.set_message(format!("validating {done}/{total} tokens"))
+        }
     }
 }
 
@@ -151,14 +153,20 @@ fn throttled(event: &TrainEvent, last: &mut Option<Instant>, every: Duration, to
 fn line(event: &TrainEvent, total: u64, begun: (u64, Instant)) -> String {
     match event {
         TrainEvent::Preparing(message) => message.clone(),
-        TrainEvent::Started { step, total, params } => format!("training {params} parameters, step {step}/{total}"),
+        TrainEvent::Started { step, total, params } => {
+            format!("training {params} parameters, step {step}/{total}")
+        }
         TrainEvent::Step { step, loss, tokens_per_s } => {
             let per_step = begun.1.elapsed().as_secs_f64() / step.saturating_sub(begun.0).max(1) as f64;
             let left = per_step * total.saturating_sub(*step) as f64;
             let memory = peak_rss_mb();
-            format!("step {step}/{total} loss {loss:.4} {tokens_per_s:.0} tokens/s {memory:.0} MiB, {left:.0} s left")
+            format!(
+                "step {step}/{total} loss {loss:.4} {tokens_per_s:.0} tokens/s {memory:.0} MiB, {left:.0} s left"
+            )
         }
-        TrainEvent::Validated { step, val_loss } => format!("step {step}/{total} validation loss {val_loss:.4}"),
+        TrainEvent::Validated { step, val_loss } => {
+            format!("step {step}/{total} validation loss {val_loss:.4}")
+        }
         TrainEvent::Evaluating { done, total } => format!("validating {done}/{total} tokens"),
     }
 }

@@ -28,8 +28,8 @@ pub struct AdamWStep {
 
 /// Updates `theta` and its `moments` (\[2, ..shape of theta\] in f32: m, then v) from its gradient:
 ///
-/// g = grad_scale grad, m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g²,
-/// θ ← θ (1 - lr weight_decay) - lr (m / bias_correction1) / (√(v / bias_correction2) + eps), as PyTorch's AdamW does.
+/// g = grad_scale grad, m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², θ ← θ (1 - lr weight_decay) - lr (m /
+/// bias_correction1) / (√(v / bias_correction2) + eps), as PyTorch's AdamW does.
 ///
 /// # Errors
 /// When shapes do not fit, or `theta` or `moments` is not contiguous.

@@ -1,13 +1,15 @@
 //! Causal self-attention without the T x T matrices of all heads at once.
 //!
-//! Each head of each sequence is one task. It goes through its rows in blocks: the scores of a block against the keys up to
-//! its last row, their softmax, and the product with the values all happen in a buffer of `BLOCK` rows. Keys after the block
-//! are never touched, so half of the work of the plain form is skipped. The forward pass keeps one number per row, the
-//! log of the softmax's denominator; the backward pass recomputes the probabilities from it (Dao et al. 2022, section 3.1
-//! and appendix B; here a block spans all of its keys, so no running rescaling is needed).
+//! Each head of each sequence is one task. It goes through its rows in blocks: the scores of a block against
+//! the keys up to its last row, their softmax, and the product with the values all happen in a buffer of
+//! `BLOCK` rows. Keys after the block are never touched, so half of the work of the plain form is skipped.
+//! The forward pass keeps one number per row, the log of the softmax's denominator; the backward pass
+//! recomputes the probabilities from it (Dao et al. 2022, section 3.1 and appendix B; here a block spans all
+//! of its keys, so no running rescaling is needed).
 
 use crate::Kernels;
-use crate::buffers::{from_first, with_cpu};
+use crate::buffers::with_cpu;
+use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::matmul::{Mat, MatMut, Mode, matmul_into};
 use crate::simd::{self, exp_minus_in_place, max};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
@@ -191,8 +193,8 @@ struct Saved<'a> {
     log_sum_exp: &'a [f32],
 }
 
-/// One head backward. With probabilities P, S = scale q kᵀ and G the gradient of the output:
-/// dV = Pᵀ G, dP = G Vᵀ, dS = P (dP - δ) with δ_i = Σ_j P_ij dP_ij = G_i · out_i, dQ = scale dS K, dK = scale dSᵀ Q.
+/// One head backward. With probabilities P, S = scale q kᵀ and G the gradient of the output: dV = Pᵀ G, dP =
+/// G Vᵀ, dS = P (dP - δ) with δ_i = Σ_j P_ij dP_ij = G_i · out_i, dQ = scale dS K, dK = scale dSᵀ Q.
 fn backward_head(
     saved: &Saved<'_>,
     grad: Mat<'_>,
@@ -238,8 +240,8 @@ crate::multiversion! {
         (largest, exp_minus_in_place(x, largest))
     }
 
-    fn divide(x: &mut [f32], by: f32) {
-        let factor = 1.0 / by;
+    fn divide(x: &mut [f32], divisor: f32) {
+        let factor = 1.0 / divisor;
         for x in x {
             *x *= factor;
         }
@@ -256,75 +258,6 @@ crate::multiversion! {
             *score = prob;
             *grad = prob * (*grad - delta);
         }
-    }
-}
-
-/// The sizes of \[b, t, h, d\].
-#[derive(Clone, Copy)]
-struct HeadShape {
-    b: usize,
-    t: usize,
-    h: usize,
-    d: usize,
-}
-
-impl HeadShape {
-    fn of(layout: &Layout) -> Result<Self> {
-        let (b, t, h, d) = layout.shape().dims4()?;
-        Ok(Self { b, t, h, d })
-    }
-
-    fn len(self) -> usize {
-        self.b * self.t * self.h * self.d
-    }
-}
-
-/// A tensor [b, t, h, d], of any strides, as b * h matrices [t, d].
-#[derive(Clone, Copy)]
-struct Heads<'a> {
-    data: &'a [f32],
-    shape: HeadShape,
-    strides: [usize; 4],
-}
-
-impl<'a> Heads<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout, shape: HeadShape) -> Result<Self> {
-        let strides = std::array::from_fn(|i| layout.stride()[i]);
-        Ok(Self { data: from_first(storage, layout)?, shape, strides })
-    }
-
-    fn get(&self, head: usize) -> Mat<'a> {
-        let HeadShape { t, h, d, .. } = self.shape;
-        let [of_b, of_t, of_h, of_d] = self.strides;
-        let start = head / h * of_b + head % h * of_h;
-        Mat::new(self.data.get(start..).unwrap_or(&[]), [t, d], [of_t, of_d])
-    }
-}
-
-/// A contiguous tensor [b, t, h, d] as b * h matrices [t, d], to be written by one task each.
-struct HeadsMut<'a> {
-    data: *mut f32,
-    shape: HeadShape,
-    lifetime: std::marker::PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: `get` is unsafe and asks for disjoint use; nothing else reaches the pointer.
-unsafe impl Sync for HeadsMut<'_> {}
-
-impl<'a> HeadsMut<'a> {
-    fn new(data: &'a mut [f32], shape: HeadShape) -> Self {
-        assert_eq!(data.len(), shape.len());
-        Self { data: data.as_mut_ptr(), shape, lifetime: std::marker::PhantomData }
-    }
-
-    /// # Safety
-    /// Only one view of each head exists at a time.
-    unsafe fn get(&self, head: usize) -> MatMut<'a> {
-        let HeadShape { b, t, h, d } = self.shape;
-        assert!(head < b * h);
-        let first = self.data.wrapping_add(head / h * t * h * d + head % h * d);
-        // SAFETY: rows of d floats at a distance of h d floats stay within [t, h, d] of this b, and no two heads share any.
-        unsafe { MatMut::from_raw(first, [t, d], h * d) }
     }
 }
 

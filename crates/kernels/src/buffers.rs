@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, Error, Layout, Result, Storage, Tensor, WithDType}
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// Floats that a task writes: they are still in the L1 cache when it comes to them after they were zeroed (see [`fill`]).
-/// That many tasks cost little, since rayon hands them out in runs.
+/// Floats that a task writes: they are still in the L1 cache when it comes to them after they were zeroed
+/// (see [`fill`]). That many tasks cost little, since rayon hands them out in runs.
 const TASK_LEN: usize = 4 * 1024;
 
 /// How many rows of `width` floats make one task: a function of shape alone.
@@ -21,7 +21,8 @@ pub(crate) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layou
     Ok(&from_first(storage, layout)?[..layout.shape().elem_count()])
 }
 
-/// What lies in memory from a tensor's first element on, for views that step through it by the tensor's strides.
+/// What lies in memory from a tensor's first element on, for views that step through it by the tensor's
+/// strides.
 pub(crate) fn from_first<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     // An empty tensor may begin anywhere.
     Ok(storage.as_slice()?.get(layout.start_offset()..).unwrap_or(&[]))
@@ -67,11 +68,13 @@ pub(crate) fn with_elements<T: WithDType, R, const N: usize>(
     })
 }
 
-/// Makes `N` buffers of `len` floats, block by block in parallel: `task(i, blocks)` writes the i-th `block_len` floats of
-/// every buffer (the last block may be shorter). Also returns what the tasks returned, in order.
+/// Makes `N` buffers of `len` floats, block by block in parallel: `task(i, blocks)` writes the i-th
+/// `block_len` floats of every buffer (the last block may be shorter). Also returns what the tasks returned,
+/// in order.
 ///
-/// The cut depends on `len` and `block_len` only, never on the number of threads. Each block is zeroed just before its task,
-/// in the cache of the core that fills it, which spares a pass over memory that `vec![0.0; len]` would take.
+/// The cut depends on `len` and `block_len` only, never on the number of threads. Each block is zeroed just
+/// before its task, in the cache of the core that fills it, which spares a pass over memory that `vec![0.0;
+/// len]` would take.
 pub(crate) fn fill<const N: usize, R: Send>(
     len: usize,
     block_len: usize,

@@ -77,7 +77,8 @@ impl CustomOp2 for Embedding {
     }
 }
 
-/// The places of every id, ascending, by counting sort: tasks can then own rows of the table instead of places.
+/// The places of every id, ascending, by counting sort: tasks can then own rows of the table instead of
+/// places.
 struct Places {
     starts: Vec<u32>,
     places: Vec<u32>,

@@ -5,7 +5,8 @@ use crate::buffers::with_elements;
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
-/// Floats per partial sum; the partial sums are added in order, so the result does not depend on the number of threads.
+/// Floats per partial sum; the partial sums are added in order, so the result does not depend on the number
+/// of threads.
 const CHUNK: usize = 16 * 1024;
 
 /// Σ x² in `f64`.

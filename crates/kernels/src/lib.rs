@@ -1,17 +1,20 @@
 //! Candle operations with backward that decide how fast a training step is on a CPU.
 //!
-//! Each operation exists twice. The *reference* is a few differentiable Candle calls: it says what the operation means,
-//! runs on every device and in every floating-point type, and is what the tests compare with. The *portable* version is a
-//! custom operation for `f32` on the CPU: one pass over memory, parallel over rows, blocks or heads, in plain Rust loops
-//! that the compiler vectorises for the CPU at hand. Which one runs is a value, [`Kernels`], passed to every call.
+//! Each operation exists twice. The *reference* is a few differentiable Candle calls: it says what the
+//! operation means, runs on every device and in every floating-point type, and is what the tests compare
+//! with. The *portable* version is a custom operation for `f32` on the CPU: one pass over memory, parallel
+//! over rows, blocks or heads, in plain Rust loops that the compiler vectorises for the CPU at hand. Which
+//! one runs is a value, [`Kernels`], passed to every call.
 //!
 //! Invariants:
 //! - Every operation passes gradients on. Candle's fused norm, softmax and RoPE do not, and are not used.
-//! - Results do not depend on the number of threads: work is cut by shape alone and partial sums are added in a fixed order.
-//! - Matrix products come from the `gemm` crate, whose kernels (hence last bits) differ between kinds of CPU. All other
-//!   arithmetic gives the same bits on every CPU.
+//! - Results do not depend on the number of threads: work is cut by shape alone and partial sums are added in
+//!   a fixed order.
+//! - Matrix products come from the `gemm` crate, whose kernels (hence last bits) differ between kinds of CPU.
+//!   All other arithmetic gives the same bits on every CPU.
 //!
-//! Shape suffixes: `b` batch, `t` time, `h` head, `d` feature, `n` token (batch and time flattened), `v` vocabulary.
+//! Shape suffixes: `b` batch, `t` time, `h` head, `d` feature, `n` token (batch and time flattened), `v`
+//! vocabulary.
 
 mod selection;
 pub mod simd;
@@ -29,6 +32,7 @@ mod rope;
 mod attention;
 mod cross_entropy;
 mod embedding;
+mod heads;
 
 mod adamw;
 mod grad_norm;

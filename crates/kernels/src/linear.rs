@@ -1,7 +1,7 @@
 //! The linear map y = x wᵀ, and both of its gradients without a transposing copy.
 //!
-//! Candle's backward of `x.matmul(&w.t())` gives dw as a transposed view, which the following addition walks across the
-//! grain, and copies. Here each of the three products writes its result row-major.
+//! Candle's backward of `x.matmul(&w.t())` gives dw as a transposed view, which the following addition walks
+//! across the grain, and copies. Here each of the three products writes its result row-major.
 
 use crate::Kernels;
 use crate::buffers::{from_first, with_cpu};

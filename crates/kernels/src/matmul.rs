@@ -75,8 +75,8 @@ impl<'a> MatMut<'a> {
     }
 
     /// # Safety
-    /// For the lifetime of the view, each of its rows is valid for writes, by this view only, and, wherever it is accumulated
-    /// into or read, initialised.
+    /// For the lifetime of the view, each of its rows is valid for writes, by this view only, and, wherever
+    /// it is accumulated into or read, initialised.
     pub(crate) unsafe fn from_raw(data: *mut f32, shape: [usize; 2], row_stride: usize) -> Self {
         let [rows, cols] = shape;
         Self { data, rows, cols, row_stride, lifetime: PhantomData }
@@ -96,6 +96,9 @@ impl<'a> MatMut<'a> {
     }
 }
 
+/// Threads share the elements of a product, never the sum that makes one, so their number changes no bit.
+const ALL_THREADS: Parallelism = Parallelism::Rayon(0);
+
 /// What a product does with what its destination held.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -114,11 +117,11 @@ pub(crate) fn matmul_into(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, 
 pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let len = a.rows * b.cols;
     let mut c = Vec::with_capacity(len);
-    // SAFETY: the capacity is the matrix, nobody else has it, and it is not read. Afterwards all of it is written.
+    // SAFETY: the capacity is the matrix, nobody else has it, and it is not read. Afterwards all of it is
+    // written.
     unsafe {
         let dst = MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols);
-        let threads = Parallelism::Rayon(0); // as many as the pool has; elements are never split, so their number changes no bit
-        product(dst, Mode::Overwrite, 1.0, a, b, threads);
+        product(dst, Mode::Overwrite, 1.0, a, b, ALL_THREADS);
         c.set_len(len);
     }
     c
@@ -127,8 +130,8 @@ pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 fn product(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
     assert_eq!((a.cols, dst.rows, dst.cols), (b.rows, a.rows, b.cols));
     let accumulate = mode == Mode::Accumulate;
-    // SAFETY: the views are in bounds by their constructors, and the shapes agree. With `read_dst` false and a zero factor
-    // for it, the destination is only written.
+    // SAFETY: the views are in bounds by their constructors, and the shapes agree. With `read_dst` false and
+    // a zero factor for it, the destination is only written.
     unsafe {
         gemm::gemm(
             dst.rows,

@@ -1,8 +1,8 @@
 //! Activations and gated products of activations, fused into one pass over memory.
 //!
-//! A gated feed-forward block forms gate_fn(gate) * up_fn(up). In Candle calls this is half a dozen passes over tensors of
-//! d_ff features, and more in backward. Here blocks that fit the L1 cache are taken through all of it at once. What the
-//! functions are is the caller's business: see [`Pointwise`].
+//! A gated feed-forward block forms gate_fn(gate) * up_fn(up). In Candle calls this is half a dozen passes
+//! over tensors of d_ff features, and more in backward. Here blocks that fit the L1 cache are taken through
+//! all of it at once. What the functions are is the caller's business: see [`Pointwise`].
 
 use crate::Kernels;
 use crate::buffers::{elements, fill, fill_one, with_elements};
@@ -23,7 +23,8 @@ pub trait Pointwise: Debug + Send + Sync {
 /// f(x), element by element; the gradient is dy f'(x).
 ///
 /// # Errors
-/// When the reference would have to run, which only the owner of `f` knows: ask [`Kernels::for_tensors`] first.
+/// When the reference would have to run, which only the owner of `f` knows: ask [`Kernels::for_tensors`]
+/// first.
 pub fn ungated(kernels: Kernels, x: &Tensor, f: Arc<dyn Pointwise>) -> Result<Tensor> {
     match kernels.for_tensors(&[x]) {
         Kernels::Reference => no_reference(&*f),
@@ -55,7 +56,8 @@ fn no_reference(f: &dyn Pointwise) -> Result<Tensor> {
     candle_core::bail!("{f:?}: slices of f32 on the CPU only; other tensors need its Candle reference")
 }
 
-/// Floats per task: the seven blocks that gated backward touches leave a little room in an L1 cache of 32 KiB.
+/// Floats per task: the seven blocks that gated backward touches leave a little room in an L1 cache of 32
+/// KiB.
 const BLOCK: usize = 1024;
 
 /// The part of `data` that belongs to a task.

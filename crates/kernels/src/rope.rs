@@ -4,8 +4,8 @@ use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
-/// Rotates each pair (x\[i\], x\[i + d/2\]) of x \[b, t, h, d\] by the angle whose cosine and sine at time t and
-/// frequency i are cos and sin \[t, d/2\], which get no gradient:
+/// Rotates each pair (x\[i\], x\[i + d/2\]) of x \[b, t, h, d\] by the angle whose cosine and sine at time t
+/// and frequency i are cos and sin \[t, d/2\], which get no gradient:
 ///
 /// out = (x1 cos - x2 sin, x2 cos + x1 sin), with x1 and x2 the halves of the last dimension.
 ///

@@ -1,5 +1,5 @@
-//! What the tests of all operations share: keyed random tensors, strided copies, and the comparison of an operation with
-//! its reference in `f64`.
+//! What the tests of all operations share: keyed random tensors, strided copies, and the comparison of an
+//! operation with its reference in `f64`.
 
 use crate::Kernels;
 use crate::buffers::with_cpu;
@@ -55,9 +55,9 @@ pub(crate) fn value_and_gradients(
     Ok(std::iter::once(y.detach()).chain(found).collect())
 }
 
-/// Both implementations against the reference in `f64`, on contiguous and strided inputs: values and all gradients, with
-/// `tolerance` relative to the largest magnitude of each tensor (or 1). Then the portable one in pools of 1, 2 and 3
-/// threads, bit for bit.
+/// Both implementations against the reference in `f64`, on contiguous and strided inputs: values and all
+/// gradients, with `tolerance` relative to the largest magnitude of each tensor (or 1). Then the portable one
+/// in pools of 1, 2 and 3 threads, bit for bit.
 pub(crate) fn check(
     op: impl Fn(Kernels, &[Tensor]) -> Result<Tensor> + Sync,
     inputs: &[Tensor],
@@ -108,7 +108,8 @@ pub(crate) fn same_bits_in_every_pool(f: impl Fn() -> Result<Vec<Tensor>> + Sync
     Ok(())
 }
 
-/// The gradient of the reference against central differences of it in `f64`, along one random direction of all inputs.
+/// The gradient of the reference against central differences of it in `f64`, along one random direction of
+/// all inputs.
 pub(crate) fn check_finite_differences(
     op: impl Fn(Kernels, &[Tensor]) -> Result<Tensor>,
     inputs: &[Tensor],

@@ -3,6 +3,6 @@
 pub mod stats;
 
 pub mod compare;
-pub mod shazeer;
 pub mod perplexity;
 pub mod sample;
+pub mod shazeer;

@@ -33,7 +33,9 @@ pub fn sample(run: &LoadedRun, prompt: &str, options: SampleOptions) -> Result<S
     if ids.is_empty() {
         match tokenizer.eos() {
             Some(eos) => ids.push(eos),
-            None => bail!("the prompt holds no tokens, and this tokenizer has no end-of-text token to begin from"),
+            None => {
+                bail!("the prompt holds no tokens, and this tokenizer has no end-of-text token to begin from")
+            }
         }
     }
     let prompt_len = ids.len();

@@ -28,7 +28,9 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda if !candle_core::utils::cuda_is_available() => {
-                bail!("this build has no CUDA support; build with `cargo build --release --features cuda`, or use --device cpu")
+                bail!(
+                    "this build has no CUDA support; build with `cargo build --release --features cuda`, or use --device cpu"
+                )
             }
             Self::Cuda => match Device::new_cuda(0) {
                 Ok(device) => Ok(device),
@@ -51,6 +53,9 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|d| d.to_string() == text).ok_or_else(|| format!("`{text}` is not one of cpu, cuda"))
+        Self::ALL
+            .into_iter()
+            .find(|d| d.to_string() == text)
+            .ok_or_else(|| format!("`{text}` is not one of cpu, cuda"))
     }
 }

@@ -60,7 +60,8 @@ pub fn export_hf(run: &LoadedRun, out: &Path) -> Result<()> {
         "torch_dtype": "float32",
         "use_cache": true,
     });
-    let weights: Vec<_> = run.params.vars().into_iter().map(|p| (p.name, p.var.as_detached_tensor())).collect();
+    let weights: Vec<_> =
+        run.params.vars().into_iter().map(|p| (p.name, p.var.as_detached_tensor())).collect();
     write_tensors(&out.join("model.safetensors"), &weights)?;
     if let Some(tokenizer) = &run.tokenizer {
         write_atomic(&out.join("tokenizer.json"), tokenizer.json().as_bytes())?;

@@ -3,7 +3,6 @@
 //! One training step reads: [`config::RunConfig`] -> [`data::TokenBatches`] -> [`model::Transformer`] ->
 //! `ffn_variants::Ffn` -> `ffn_variants::Linear` -> loss -> [`optim::AdamW`] -> [`record`].
 
-pub mod rng;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -15,6 +14,7 @@ pub mod memory;
 pub mod model;
 pub mod optim;
 pub mod record;
+pub mod rng;
 pub mod schedule;
 pub mod session;
 pub mod tokenizer;

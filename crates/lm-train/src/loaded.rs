@@ -82,7 +82,10 @@ impl LoadedRun {
     /// When the run was trained on token files without a tokenizer.
     pub fn text_tokenizer(&self) -> Result<&TextTokenizer> {
         self.tokenizer.as_ref().with_context(|| {
-            format!("{} was trained on token files without a tokenizer, so it cannot read text", self.path.display())
+            format!(
+                "{} was trained on token files without a tokenizer, so it cannot read text",
+                self.path.display()
+            )
         })
     }
 }

@@ -109,12 +109,20 @@ impl AdamW {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn restore(&mut self, moments: &std::collections::HashMap<String, Tensor>, updates: u64) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        moments: &std::collections::HashMap<String, Tensor>,
+        updates: u64,
+    ) -> Result<()> {
         for slot in &mut self.slots {
             let name = &slot.param.name;
             let Some(found) = moments.get(name) else { candle_core::bail!("no moments for {name}") };
             if found.shape() != slot.moments.shape() {
-                candle_core::bail!("moments of {name}: {:?}, expected {:?}", found.shape(), slot.moments.shape());
+                candle_core::bail!(
+                    "moments of {name}: {:?}, expected {:?}",
+                    found.shape(),
+                    slot.moments.shape()
+                );
             }
             slot.moments = found.to_device(slot.param.var.device())?.contiguous()?;
         }

@@ -31,7 +31,8 @@ pub enum Purpose {
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 6] = [Self::Init, Self::DataOrder, Self::Dropout, Self::Sampling, Self::Language, Self::Split];
+    pub const ALL: [Self; 6] =
+        [Self::Init, Self::DataOrder, Self::Dropout, Self::Sampling, Self::Language, Self::Split];
 
     /// Part of the key derivation: changing a name changes every run.
     const fn name(self) -> &'static str {
@@ -184,8 +185,10 @@ mod tests {
         for seed in [0, 1, u64::MAX] {
             for purpose in Purpose::ALL {
                 let root = Key::new(seed, purpose);
-                let children = [root, root.named(""), root.named("a"), root.named("a").named("b"), root.named("ab")];
-                let indexed = [root.index(0), root.index(1), root.index(0).index(0), root.named("\0\0\0\0\0\0\0\0")];
+                let children =
+                    [root, root.named(""), root.named("a"), root.named("a").named("b"), root.named("ab")];
+                let indexed =
+                    [root.index(0), root.index(1), root.index(0).index(0), root.named("\0\0\0\0\0\0\0\0")];
                 for key in children.into_iter().chain(indexed) {
                     assert!(seen.insert(key.u64()), "{key:?} appeared twice");
                     assert!(seen.insert(key.rng().next_u64()), "the generator of {key:?} appeared twice");
@@ -211,7 +214,11 @@ mod tests {
         let variance = draws.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n as f64;
         assert!(mean.abs() < 5.0 * 0.5 / (n as f64).sqrt(), "mean {mean}");
         assert!((variance.sqrt() - 0.5).abs() < 0.01, "standard deviation {}", variance.sqrt());
-        assert_eq!(Key::new(3, Purpose::Init).normal_f32(10, 0.5), draws[..10], "a prefix does not depend on n");
+        assert_eq!(
+            Key::new(3, Purpose::Init).normal_f32(10, 0.5),
+            draws[..10],
+            "a prefix does not depend on n"
+        );
     }
 
     #[test]

@@ -149,7 +149,8 @@ pub fn load_weights(params: &ParamStore, checkpoint: &Checkpoint) -> Result<()> 
     let place = || format!("checkpoint {} does not fit this model", checkpoint.path.display());
     let mut tensors = checkpoint.model(params.device())?;
     for param in params.vars() {
-        let tensor = tensors.remove(&param.name).with_context(|| format!("{}: no {}", place(), param.name))?;
+        let tensor =
+            tensors.remove(&param.name).with_context(|| format!("{}: no {}", place(), param.name))?;
         param.var.set(&tensor).with_context(|| format!("{}: {}", place(), param.name))?;
     }
     match tensors.keys().next() {

@@ -18,8 +18,8 @@ use crate::host;
 use crate::memory::peak_rss_mb;
 use crate::model::flops_per_token;
 use crate::record::{
-    Checkpoint, CheckpointState, EvalResult, Existing, Metric, MetricsWriter, RUN_SCHEMA, RunDir, RunStatus, Summary,
-    write_atomic,
+    Checkpoint, CheckpointState, EvalResult, Existing, Metric, MetricsWriter, RUN_SCHEMA, RunDir, RunStatus,
+    Summary, write_atomic,
 };
 use crate::session::{Session, StepStats};
 
@@ -157,8 +157,12 @@ impl<'a> Run<'a> {
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Self> {
         let config = &request.config;
-        let batches =
-            TokenBatches::new(corpus.train.clone(), config.model.seq_len, config.train.batch_size, config.seed)?;
+        let batches = TokenBatches::new(
+            corpus.train.clone(),
+            config.model.seq_len,
+            config.train.batch_size,
+            config.seed,
+        )?;
         let mut session = Session::new(config, corpus.vocab_size, &request.device, request.kernels)?;
         let (mut step, mut train_loss, mut peak) = (0, f64::NAN, 0.0);
         let mut clock = Clock::start(0.0, 0.0);
@@ -188,14 +192,22 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn train(mut self, on_event: &mut dyn FnMut(TrainEvent), stop: &dyn Fn() -> Option<Stop>) -> Result<Outcome> {
+    fn train(
+        mut self,
+        on_event: &mut dyn FnMut(TrainEvent),
+        stop: &dyn Fn() -> Option<Stop>,
+    ) -> Result<Outcome> {
         let train = &self.request.config.train;
         let total = self.request.config.total_steps();
         let params = self.session.param_counts(self.corpus.vocab_size)?.total;
         on_event(TrainEvent::Started { step: self.step, total, params });
         while self.step < total {
             let stats = self.step_once()?;
-            on_event(TrainEvent::Step { step: self.step, loss: stats.loss, tokens_per_s: self.tokens_per_s() });
+            on_event(TrainEvent::Step {
+                step: self.step,
+                loss: stats.loss,
+                tokens_per_s: self.tokens_per_s(),
+            });
             if !stats.is_finite() {
                 return self.end(RunStatus::Diverged, None);
             }
@@ -228,7 +240,8 @@ impl<'a> Run<'a> {
     fn step_once(&mut self) -> Result<StepStats> {
         let started = Instant::now();
         let batch = self.batches.batch(self.step);
-        let stats = self.session.step(self.step, &batch).with_context(|| format!("step {}", self.step + 1))?;
+        let stats =
+            self.session.step(self.step, &batch).with_context(|| format!("step {}", self.step + 1))?;
         self.clock.train_s += started.elapsed().as_secs_f64();
         self.step += 1;
         self.train_loss = stats.loss;
@@ -348,7 +361,7 @@ impl Clock {
 
 /// Whether something that happens every `every` steps (0: never) happens after `step`.
 fn due(step: u64, every: u64) -> bool {
-    every > 0 && step % every == 0
+    every > 0 && step.is_multiple_of(every)
 }
 
 /// JSON has no NaN and no infinity; they are written as null.

@@ -91,8 +91,16 @@ fn losses_and_gradient_norms_agree_with_pytorch() {
                 let expect = |key: &str| presets[*preset][key][step as usize].as_f64().unwrap();
                 let (loss, norm) = (expect("losses"), expect("grad_norms"));
                 let place = format!("{preset}, {kernels}, step {step}");
-                assert!((stats.loss - loss).abs() < 5e-5 * loss, "{place}: loss {} is not {loss}", stats.loss);
-                assert!((stats.grad_norm - norm).abs() < 1e-3 * norm, "{place}: norm {} is not {norm}", stats.grad_norm);
+                assert!(
+                    (stats.loss - loss).abs() < 5e-5 * loss,
+                    "{place}: loss {} is not {loss}",
+                    stats.loss
+                );
+                assert!(
+                    (stats.grad_norm - norm).abs() < 1e-3 * norm,
+                    "{place}: norm {} is not {norm}",
+                    stats.grad_norm
+                );
             }
         }
     }

@@ -25,7 +25,8 @@ fn tokens() -> (Tensor, Tensor) {
 
 /// Every way to spell a feed-forward block: the presets, and every activation alone, as gate and as up branch.
 fn all_blocks() -> Vec<String> {
-    let mut blocks: Vec<String> = FfnPreset::ALL.iter().map(|p| format!("preset = \"{}\"", p.name())).collect();
+    let mut blocks: Vec<String> =
+        FfnPreset::ALL.iter().map(|p| format!("preset = \"{}\"", p.name())).collect();
     for activation in Activation::ALL {
         let name = match activation {
             Activation::Swish { .. } => "{ swish = { beta = 1.5 } }".to_owned(),
@@ -51,7 +52,9 @@ fn every_parameter_of_every_variant_receives_a_gradient() {
             let ffn = config.ffn.resolve(config.d_model).unwrap();
             assert_eq!(vars.len(), 3 + 2 * (6 + ffn.parameters().len()));
             for param in &vars {
-                let grad = grads.get(&param.var).unwrap_or_else(|| panic!("{} has no gradient: {block}", param.name));
+                let grad = grads
+                    .get(&param.var)
+                    .unwrap_or_else(|| panic!("{} has no gradient: {block}", param.name));
                 let square = grad.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(square.is_finite() && square > 0.0, "{}: {square} ({block}, {kernels})", param.name);
             }
@@ -62,7 +65,9 @@ fn every_parameter_of_every_variant_receives_a_gradient() {
 #[test]
 fn gradients_equal_finite_differences_in_f64() {
     let (ids, targets) = tokens();
-    for (block, tied) in [("preset = \"swiglu\"", false), ("preset = \"gelu\"", true), ("preset = \"gtu\"", false)] {
+    for (block, tied) in
+        [("preset = \"swiglu\"", false), ("preset = \"gelu\"", true), ("preset = \"gtu\"", false)]
+    {
         let config = model_config(block, tied);
         let params = ParamStore::new(3, DType::F64, &Device::Cpu);
         let model = Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference).unwrap();
@@ -83,7 +88,12 @@ fn gradients_equal_finite_differences_in_f64() {
                 let h = 1e-5;
                 let difference = (at(h) - at(-h)) / (2.0 * h);
                 let error = (difference - grad[index]).abs();
-                assert!(error < 1e-7 + 1e-5 * difference.abs(), "{} [{index}]: {} is not {difference}", param.name, grad[index]);
+                assert!(
+                    error < 1e-7 + 1e-5 * difference.abs(),
+                    "{} [{index}]: {} is not {difference}",
+                    param.name,
+                    grad[index]
+                );
             }
         }
     }

@@ -35,7 +35,8 @@ pub struct Compare {
 impl Compare {
     pub fn run(&self) -> Result<ExitCode> {
         let collection = collect(&self.dirs)?;
-        let options = Options { baseline: self.baseline.as_deref(), published: self.published, ..Options::default() };
+        let options =
+            Options { baseline: self.baseline.as_deref(), published: self.published, ..Options::default() };
         let comparison = Comparison::new(&collection, &options)?;
         let format = if self.json { Format::Json } else { self.format };
         print(&export(&comparison, format, super::terminal_width()))?;

@@ -58,7 +58,10 @@ impl Data {
                 }
                 let shape = (*steps as usize, batch_size, seq_len);
                 let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu);
-                write_tensors(out, &[("inputs".into(), tensor(inputs)?), ("targets".into(), tensor(targets)?)])?;
+                write_tensors(
+                    out,
+                    &[("inputs".into(), tensor(inputs)?), ("targets".into(), tensor(targets)?)],
+                )?;
                 print(&format!("{steps} batches of {batch_size} x {seq_len} tokens in {}", out.display()))?;
             }
         }

@@ -93,7 +93,8 @@ impl Shazeer {
     fn run(&self, common: &Common) -> Result<ExitCode> {
         let name = format!("configs/shazeer/{}.toml", self.scale.name());
         let source = ConfigSource::from_text(&name, self.scale.config(), &self.all_overrides()?)?;
-        let out = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/shazeer-{}", self.scale.name())));
+        let out =
+            self.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/shazeer-{}", self.scale.name())));
         let cells = plan(&source, &out)?;
         note(&format!("{} runs in {}", cells.len(), out.display()));
         let ended = train_cells(&cells, self.jobs, common)?;

@@ -86,7 +86,11 @@ pub fn plan(source: &ConfigSource, out: &Path) -> Result<Vec<Job>> {
         };
         known = Some((data.clone(), tokenizer.clone(), fingerprint.clone()));
         let id = cell.config.run_id(&fingerprint)?;
-        jobs.push(Job { out: out.join(format!("{}-{}", cell.name, &id[..8])), name: cell.name, config: cell.config });
+        jobs.push(Job {
+            out: out.join(format!("{}-{}", cell.name, &id[..8])),
+            name: cell.name,
+            config: cell.config,
+        });
     }
     Ok(jobs)
 }
@@ -136,7 +140,9 @@ fn list(cells: &[Job], json: bool) -> Result<ExitCode> {
         let left = planned.iter().filter(|cell| !cell.ended).count();
         let mut text: String = planned
             .iter()
-            .map(|c| format!("{:<7} {:<24} {}\n", if c.ended { "ended" } else { "to do" }, c.name, c.out.display()))
+            .map(|c| {
+                format!("{:<7} {:<24} {}\n", if c.ended { "ended" } else { "to do" }, c.name, c.out.display())
+            })
             .collect();
         text += &format!("{} cells, {left} to do", planned.len());
         print(&text)?;

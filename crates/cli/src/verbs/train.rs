@@ -75,7 +75,10 @@ impl Train {
                 self.show(&summary, &out)
             }
             Outcome::Interrupted { stop, step } => {
-                note(&format!("stopped at step {step}, checkpoint written; go on with --resume --out {}", out.display()));
+                note(&format!(
+                    "stopped at step {step}, checkpoint written; go on with --resume --out {}",
+                    out.display()
+                ));
                 Ok(signals::exit_code(stop))
             }
         }
@@ -109,7 +112,8 @@ fn describe(summary: &Summary) -> String {
             format!("diverged at step {}", summary.diverged_at.unwrap_or(summary.steps))
         }
         (RunStatus::Finished, Some(result)) => {
-            let mut text = format!("held-out loss {:.4} nats/token, perplexity {:.3}", result.loss, result.perplexity);
+            let mut text =
+                format!("held-out loss {:.4} nats/token, perplexity {:.3}", result.loss, result.perplexity);
             if let Some(bits) = result.bits_per_byte {
                 text += &format!(", {bits:.4} bits/byte");
             }

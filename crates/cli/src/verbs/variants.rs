@@ -50,7 +50,9 @@ impl Variants {
             .map(|a| ActivationRow { name: a.name(), formula: a.formula().to_owned(), source: a.source() })
             .collect();
         if self.json {
-            print_json(&serde_json::json!({ "d_model": self.d_model, "ffn": ffns, "activation": activations }))?;
+            print_json(
+                &serde_json::json!({ "d_model": self.d_model, "ffn": ffns, "activation": activations }),
+            )?;
         } else {
             let text = format!(
                 "Feed-forward variants, matched to an ungated block of width 4 d_model (d_model {})\n{}\n\n\
@@ -79,14 +81,18 @@ impl Variants {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
     table
 }
 
 fn ffn_table(rows: &[FfnRow]) -> Table {
     let mut table = table(&["preset", "formula", "d_ff", "parameters", "FLOPs/token", "source"]);
     for row in rows {
-        let (d_ff, params, flops) = (row.d_ff.to_string(), row.params.to_string(), row.flops_per_token.to_string());
+        let (d_ff, params, flops) =
+            (row.d_ff.to_string(), row.params.to_string(), row.flops_per_token.to_string());
         table.add_row([row.name, &row.formula, &d_ff, &params, &flops, row.source]);
     }
     for column in table.column_iter_mut().skip(2).take(3) {

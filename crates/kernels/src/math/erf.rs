@@ -4,8 +4,9 @@ use super::{exp, polynomial, slice_form};
 
 /// erf x = 2/√π ∫₀ˣ e^-t² dt within 1.5 ulp.
 ///
-/// x + x p(x²) up to 1, and 1 - e^-q(|x|) beyond; both polynomials are minimax fits (by iteratively reweighted least
-/// squares) to erf(x)/x - 1 on \[0, 1\] and to -ln(1 - erf x) on \[1, 4\]. From 4 on the result rounds to 1.
+/// x + x p(x²) up to 1, and 1 - e^-q(|x|) beyond; both polynomials are minimax fits (by iteratively
+/// reweighted least squares) to erf(x)/x - 1 on \[0, 1\] and to -ln(1 - erf x) on \[1, 4\]. From 4 on the
+/// result rounds to 1.
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     const P: [f32; 7] = [

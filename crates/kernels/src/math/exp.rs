@@ -9,11 +9,12 @@ pub(super) const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// e^x within 1.0 ulp, subnormal results included; 0 below about -104, infinity above 88.72.
 ///
-/// With n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n e^r; e^r = 1 + r + r² p(r) for |r| <= ln(2)/2, where p is that of
-/// Moshier's Cephes library (`expf.c`).
+/// With n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n e^r; e^r = 1 + r + r² p(r) for |r| <= ln(2)/2,
+/// where p is that of Moshier's Cephes library (`expf.c`).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to an integer, which its low bits hold.
+    // Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to an integer, which its low bits
+    // hold.
     const ROUND: f32 = 12_582_912.0;
     const P: [f32; 6] = [0.5, 0.166_666_65, 0.041_665_796, 0.008_333_452, 0.001_398_2, 0.000_198_756_91];
     // Comparisons that are false for NaN, which so stays NaN.
@@ -23,7 +24,8 @@ pub fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
     let e_r = r * r * polynomial(r, P) + r + 1.0;
-    // n runs from -151 to 128: in two halves each factor is a normal number, and only the last product rounds.
+    // n runs from -151 to 128: in two halves each factor is a normal number, and only the last product
+    // rounds.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
     e_r * power_of_two(half) * power_of_two(n.wrapping_sub(half))

@@ -5,8 +5,8 @@ use super::{exp, polynomial, power_of_two, slice_form};
 
 /// ln(1 + x) within 2.5 ulp, also for tiny x; -infinity at -1, NaN below.
 ///
-/// With 1 + x = 2^k (1 + f) and 1 + f between √½ and √2, it is k ln 2 + ln(1 + f); the polynomial for ln(1 + f) is that of
-/// Moshier's Cephes library (`logf.c`).
+/// With 1 + x = 2^k (1 + f) and 1 + f between √½ and √2, it is k ln 2 + ln(1 + f); the polynomial for ln(1 +
+/// f) is that of Moshier's Cephes library (`logf.c`).
 #[inline(always)]
 pub fn ln_1p(x: f32) -> f32 {
     const P: [f32; 9] = [

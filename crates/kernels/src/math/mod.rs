@@ -1,12 +1,13 @@
 //! `f32` exp, tanh, sigmoid, erf, ln(1 + x) and softplus in forms that the compiler vectorises.
 //!
-//! The standard library calls the C library, one number at a time. Here each function is a branch-free polynomial: a loop
-//! over it, inside [`multiversion!`](crate::multiversion), becomes vector code. Each comes as a scalar function and, with
-//! the suffix `_into`, as a function over slices of equal length (elements beyond the shorter slice are left alone).
+//! The standard library calls the C library, one number at a time. Here each function is a branch-free
+//! polynomial: a loop over it, inside [`multiversion!`](crate::multiversion), becomes vector code. Each comes
+//! as a scalar function and, with the suffix `_into`, as a function over slices of equal length (elements
+//! beyond the shorter slice are left alone).
 //!
-//! All functions propagate NaN, take infinities to their limits and keep the sign of zero where the true function does. The
-//! error bounds, in units in the last place (ulp) of the exact result, are tested against `f64`; no fused multiply-add is
-//! used, so they hold bit for bit on every CPU.
+//! All functions propagate NaN, take infinities to their limits and keep the sign of zero where the true
+//! function does. The error bounds, in units in the last place (ulp) of the exact result, are tested against
+//! `f64`; no fused multiply-add is used, so they hold bit for bit on every CPU.
 
 mod erf;
 mod exp;

@@ -6,7 +6,8 @@ use std::f64::consts::PI;
 type Scalar = fn(f32) -> f32;
 type Slices = fn(&[f32], &mut [f32]);
 
-/// The error of `got` in units in the last place of the exact result; of subnormal results, in the smallest subnormal.
+/// The error of `got` in units in the last place of the exact result; of subnormal results, in the smallest
+/// subnormal.
 fn ulps(got: f32, exact: f64) -> f64 {
     if got == exact as f32 {
         return 0.0; // also infinities, and overflow that f32 rounds to infinity
@@ -17,7 +18,8 @@ fn ulps(got: f32, exact: f64) -> f64 {
 
 /// The largest error in ulp over `f32` values from every binade, of both signs, with its place.
 fn worst(f: Scalar, exact: fn(f64) -> f64) -> (f64, f32) {
-    // A prime stride through all bit patterns; finite values that the exact function maps to NaN are out of its domain.
+    // A prime stride through all bit patterns; finite values that the exact function maps to NaN are out of
+    // its domain.
     (0..u32::MAX)
         .step_by(4099)
         .map(f32::from_bits)
@@ -31,7 +33,8 @@ fn assert_within(bound: f64, f: Scalar, exact: fn(f64) -> f64) {
     assert!(error <= bound, "{error} ulp at {x:e}");
 }
 
-/// erf by its Taylor series up to 2.5, beyond by the continued fraction of erfc (Abramowitz & Stegun 7.1.6, 7.1.14).
+/// erf by its Taylor series up to 2.5, beyond by the continued fraction of erfc (Abramowitz & Stegun 7.1.6,
+/// 7.1.14).
 fn erf_f64(x: f64) -> f64 {
     let t = x.abs();
     let value = if t < 2.5 {

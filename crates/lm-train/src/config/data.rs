@@ -124,7 +124,9 @@ impl Default for SyntheticConfig {
 
 fn open_unit_interval(value: &Option<f64>, _: &()) -> garde::Result {
     match value {
-        Some(f) if !(*f > 0.0 && *f < 1.0) => Err(garde::Error::new("must lie between 0 and 1, both excluded")),
+        Some(f) if !(*f > 0.0 && *f < 1.0) => {
+            Err(garde::Error::new("must lie between 0 and 1, both excluded"))
+        }
         Some(_) | None => Ok(()),
     }
 }

@@ -41,7 +41,8 @@ impl Layer {
             Origin::File { text, .. } => toml::from_str::<ConfigFile>(text).map(|_| ()),
             Origin::Override(_) => ConfigFile::deserialize_table(&self.table),
         };
-        result.map_err(|error| self.error_at(error.span().map(|s| s.start), &with_suggestion(error.message())))
+        result
+            .map_err(|error| self.error_at(error.span().map(|s| s.start), &with_suggestion(error.message())))
     }
 
     /// An error at a byte offset of the layer's text.
@@ -58,7 +59,9 @@ impl Layer {
             (Origin::File { path, .. }, None) => {
                 ConfigError::Invalid { place: path.display().to_string(), message: message.to_owned() }
             }
-            (Origin::Override(typed), _) => ConfigError::Invalid { place: typed.clone(), message: message.to_owned() },
+            (Origin::Override(typed), _) => {
+                ConfigError::Invalid { place: typed.clone(), message: message.to_owned() }
+            }
         }
     }
 
@@ -121,10 +124,13 @@ impl Layers {
     /// The merged, typed config (ranges not yet checked).
     pub fn resolve(&self) -> Result<RunConfig, ConfigError> {
         self.merged().try_into::<RunConfig>().map_err(|error| {
-            let top = self.0.last().map_or_else(|| "config".to_owned(), |layer| match &layer.origin {
-                Origin::File { path, .. } => path.display().to_string(),
-                Origin::Override(typed) => typed.clone(),
-            });
+            let top = self.0.last().map_or_else(
+                || "config".to_owned(),
+                |layer| match &layer.origin {
+                    Origin::File { path, .. } => path.display().to_string(),
+                    Origin::Override(typed) => typed.clone(),
+                },
+            );
             ConfigError::Invalid { place: top, message: with_suggestion(error.message()) }
         })
     }
@@ -137,7 +143,12 @@ impl Layers {
                 return place;
             }
         }
-        match self.0.iter().rev().find_map(|l| if let Origin::File { path, .. } = &l.origin { Some(path) } else { None }) {
+        match self
+            .0
+            .iter()
+            .rev()
+            .find_map(|l| if let Origin::File { path, .. } = &l.origin { Some(path) } else { None })
+        {
             Some(path) => format!("{} (default of {key})", path.display()),
             None => format!("default of {key}"),
         }

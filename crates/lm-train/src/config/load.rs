@@ -29,15 +29,22 @@ impl Override {
     /// When there is no `=` or no key.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let typed = format!("-o {text}");
-        let invalid = |message: &str| ConfigError::Invalid { place: typed.clone(), message: message.to_owned() };
-        let (key, value) = text.split_once('=').ok_or_else(|| invalid("expected key=value, such as optim.lr=3e-4"))?;
+        let invalid =
+            |message: &str| ConfigError::Invalid { place: typed.clone(), message: message.to_owned() };
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| invalid("expected key=value, such as optim.lr=3e-4"))?;
         let key = key.trim();
         if key.split('.').any(str::is_empty) {
             return Err(invalid("the key is empty; expected a dotted key, such as optim.lr"));
         }
         let value = value.trim();
-        let parsed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut table| table.remove("v"));
-        Ok(Self { key: key.to_owned(), value: parsed.unwrap_or_else(|| Value::String(value.to_owned())), typed })
+        let parsed =
+            toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut table| table.remove("v"));
+        Ok(Self {
+            key: key.to_owned(),
+            value: parsed.unwrap_or_else(|| Value::String(value.to_owned())),
+            typed,
+        })
     }
 
     fn layer(&self) -> Layer {
@@ -129,7 +136,9 @@ impl ConfigSource {
     fn absolute(&self, key: &str, path: &str) -> String {
         let given = Path::new(path);
         let beside = self.layers.folder_of(key).map(|folder| folder.join(given));
-        let exists = |p: &Path| p.exists() || glob::glob(&p.to_string_lossy()).is_ok_and(|mut hits| hits.next().is_some());
+        let exists = |p: &Path| {
+            p.exists() || glob::glob(&p.to_string_lossy()).is_ok_and(|mut hits| hits.next().is_some())
+        };
         let chosen = match beside {
             Some(beside) if exists(&beside) => beside,
             _ => given.to_owned(),
@@ -145,7 +154,10 @@ fn read_layer(path: &Path) -> Result<Layer, ConfigError> {
     })?;
     let text = String::from_utf8(bytes).map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),
-        reason: format!("not UTF-8 text (byte {}); a config is a TOML file", error.utf8_error().valid_up_to()),
+        reason: format!(
+            "not UTF-8 text (byte {}); a config is a TOML file",
+            error.utf8_error().valid_up_to()
+        ),
     })?;
     parse_layer(path.to_owned(), text)
 }
@@ -183,7 +195,11 @@ pub fn explain(key: &str) -> Result<String, ConfigError> {
             };
             return Err(ConfigError::Invalid {
                 place: format!("config explain {key}"),
-                message: format!("unknown key `{part}`; {hint}known in [{}]: {}", walked.join("."), known.join(", ")),
+                message: format!(
+                    "unknown key `{part}`; {hint}known in [{}]: {}",
+                    walked.join("."),
+                    known.join(", ")
+                ),
             });
         };
         node = next;
@@ -228,7 +244,8 @@ fn describe(
     text: &mut String,
 ) {
     let inner = target(schema, node);
-    let doc = node.get("description").or_else(|| inner.get("description")).and_then(|d| d.as_str()).unwrap_or("");
+    let doc =
+        node.get("description").or_else(|| inner.get("description")).and_then(|d| d.as_str()).unwrap_or("");
     text.push_str(name);
     if inner.get("properties").is_none() && !default.is_null() {
         text.push_str(&format!(" = {default}"));
@@ -252,8 +269,14 @@ mod tests {
 
     #[test]
     fn names_the_place_of_every_kind_of_mistake() {
-        assert!(text_error("[optim]\n  learning_rte = 1\n").starts_with("x.toml:2:3: unknown field `learning_rte`"));
-        assert!(text_error("[model]\nd_model = \"a\"\n").starts_with("x.toml:2:11: model.d_model: invalid type: string"));
+        assert!(
+            text_error("[optim]\n  learning_rte = 1\n")
+                .starts_with("x.toml:2:3: unknown field `learning_rte`")
+        );
+        assert!(
+            text_error("[model]\nd_model = \"a\"\n")
+                .starts_with("x.toml:2:11: model.d_model: invalid type: string")
+        );
         assert!(text_error("[optim]\nlr = -1.0\n").starts_with("x.toml:2:1: optim.lr: "));
         assert!(text_error("[model]\nd_model = 65\nn_head = 4\n").starts_with("x.toml:3:1: model.n_head: "));
         assert!(text_error("seed = \n").starts_with("x.toml:1:8: "));
@@ -263,7 +286,8 @@ mod tests {
     #[test]
     fn overrides_win_and_are_named_in_errors() {
         let over = |text: &str| Override::parse(text).unwrap();
-        let source = ConfigSource::from_text("x.toml", "[optim]\nlr = 0.1\n", &[over("optim.lr=3e-4")]).unwrap();
+        let source =
+            ConfigSource::from_text("x.toml", "[optim]\nlr = 0.1\n", &[over("optim.lr=3e-4")]).unwrap();
         assert_eq!(source.resolve().unwrap().optim.lr, 3e-4);
         let error = ConfigSource::from_text("x.toml", "", &[over("optim.l=3e-4")]).unwrap_err().to_string();
         assert!(error.starts_with("-o optim.l=3e-4: unknown field `l`"), "{error}");
@@ -274,11 +298,15 @@ mod tests {
 
     #[test]
     fn an_upper_layer_displaces_its_alternatives() {
-        let source = ConfigSource::from_text("x.toml", "[train]\nsteps = 10\n[model.ffn]\npreset = \"relu\"\n", &[
-            Override::parse("train.tokens=100000").unwrap(),
-            Override::parse("model.ffn.kind=gated").unwrap(),
-            Override::parse("model.ffn.gate=silu").unwrap(),
-        ])
+        let source = ConfigSource::from_text(
+            "x.toml",
+            "[train]\nsteps = 10\n[model.ffn]\npreset = \"relu\"\n",
+            &[
+                Override::parse("train.tokens=100000").unwrap(),
+                Override::parse("model.ffn.kind=gated").unwrap(),
+                Override::parse("model.ffn.gate=silu").unwrap(),
+            ],
+        )
         .unwrap();
         let config = source.resolve().unwrap();
         assert_eq!((config.train.steps, config.train.tokens), (None, Some(100_000)));

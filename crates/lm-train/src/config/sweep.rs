@@ -44,7 +44,9 @@ impl Sweep {
             }
         }
         if axes.is_empty() {
-            return Err(layers.error("sweep", "the grid is empty; list values, such as \"optim.lr\" = [1e-3, 3e-3]"));
+            return Err(
+                layers.error("sweep", "the grid is empty; list values, such as \"optim.lr\" = [1e-3, 3e-3]")
+            );
         }
         let mut checked = Vec::new();
         for (key, value) in axes {
@@ -73,7 +75,11 @@ impl Sweep {
             for (key, values) in self.axes.iter().rev() {
                 let value = values[rest % values.len()].clone();
                 rest /= values.len();
-                overrides.push(Override { key: key.clone(), typed: format!("[sweep] {key} = {value}"), value });
+                overrides.push(Override {
+                    key: key.clone(),
+                    typed: format!("[sweep] {key} = {value}"),
+                    value,
+                });
             }
             overrides.reverse();
             let config = self.source.with(&overrides)?.resolve()?;
@@ -96,7 +102,8 @@ fn cell_part(item: &Override) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let value: String = value.chars().map(|c| if c.is_alphanumeric() || ".-+_".contains(c) { c } else { '_' }).collect();
+    let value: String =
+        value.chars().map(|c| if c.is_alphanumeric() || ".-+_".contains(c) { c } else { '_' }).collect();
     if leaf == "preset" { value } else { format!("{leaf}{value}") }
 }
 
@@ -122,16 +129,22 @@ mod tests {
 
     #[test]
     fn expands_every_combination_in_order() {
-        let cells = sweep("[sweep]\n\"model.ffn.preset\" = [\"relu\", \"swiglu\"]\nseed = [0, 1, 2]\n").unwrap();
+        let cells =
+            sweep("[sweep]\n\"model.ffn.preset\" = [\"relu\", \"swiglu\"]\nseed = [0, 1, 2]\n").unwrap();
         let names: Vec<&str> = cells.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["relu-seed0", "relu-seed1", "relu-seed2", "swiglu-seed0", "swiglu-seed1", "swiglu-seed2"]);
+        assert_eq!(
+            names,
+            ["relu-seed0", "relu-seed1", "relu-seed2", "swiglu-seed0", "swiglu-seed1", "swiglu-seed2"]
+        );
         assert_eq!(cells[5].config.seed, 2);
         assert_ne!(cells[0].config.model.ffn, cells[3].config.model.ffn);
     }
 
     #[test]
     fn bad_grids_are_refused_with_the_reason() {
-        assert!(sweep("[sweep]\n\"optim.lrr\" = [1]\n").unwrap_err().to_string().contains("did you mean `lr`"));
+        assert!(
+            sweep("[sweep]\n\"optim.lrr\" = [1]\n").unwrap_err().to_string().contains("did you mean `lr`")
+        );
         assert!(sweep("[sweep]\nseed = 3\n").unwrap_err().to_string().contains("[3]"));
         assert!(sweep("[sweep]\n").unwrap_err().to_string().contains("empty"));
         assert!(sweep("[sweep]\noptim.lr = [1e-3, -1.0]\n").unwrap_err().to_string().contains("optim.lr"));

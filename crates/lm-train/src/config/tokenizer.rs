@@ -56,7 +56,10 @@ mod tests {
             let file = (kind == TokenizerKind::File).then(|| "tokenizer.json".to_owned());
             let config = TokenizerConfig { kind, file, ..TokenizerConfig::default() };
             config.validate().unwrap();
-            assert_eq!(toml::from_str::<TokenizerConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
+            assert_eq!(
+                toml::from_str::<TokenizerConfig>(&toml::to_string(&config).unwrap()).unwrap(),
+                config
+            );
         }
     }
 

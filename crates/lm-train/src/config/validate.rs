@@ -22,13 +22,13 @@ pub(super) fn validate(config: &RunConfig, layers: &Layers) -> Result<(), Config
 
 fn model(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {
     let model = &config.model;
-    if model.d_model % model.n_head != 0 {
+    if !model.d_model.is_multiple_of(model.n_head) {
         return Err(layers.error(
             "model.n_head",
             format!("{} heads do not divide model.d_model = {} evenly", model.n_head, model.d_model),
         ));
     }
-    if model.d_head() % 2 != 0 {
+    if !model.d_head().is_multiple_of(2) {
         let reason = format!(
             "model.d_model / model.n_head = {} is odd; RoPE rotates pairs, so a head needs an even width",
             model.d_head()
@@ -42,17 +42,21 @@ fn model(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {
 fn budget(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {
     let train = &config.train;
     if train.steps.is_some() && train.tokens.is_some() {
-        return Err(layers.error("train.tokens", "train.steps is set too; give the budget once, in steps or in tokens"));
+        return Err(layers
+            .error("train.tokens", "train.steps is set too; give the budget once, in steps or in tokens"));
     }
     for (key, budget) in [("train.steps", train.steps), ("train.tokens", train.tokens)] {
         if budget == Some(0) {
             return Err(layers.error(key, "a run needs a budget of at least 1 (found 0)"));
         }
     }
-    if train.batch_size % train.micro_batches != 0 {
+    if !train.batch_size.is_multiple_of(train.micro_batches) {
         return Err(layers.error(
             "train.micro_batches",
-            format!("{} parts do not divide train.batch_size = {} evenly", train.micro_batches, train.batch_size),
+            format!(
+                "{} parts do not divide train.batch_size = {} evenly",
+                train.micro_batches, train.batch_size
+            ),
         ));
     }
     Ok(())
@@ -79,7 +83,9 @@ fn data(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {
         }
         DataSource::Text => match (data.valid.is_empty(), data.valid_fraction) {
             (true, None) => {
-                return Err(layers.error("data.valid", "no validation text; list files, or set data.valid_fraction"));
+                return Err(
+                    layers.error("data.valid", "no validation text; list files, or set data.valid_fraction")
+                );
             }
             (false, Some(_)) => {
                 return Err(layers.error("data.valid_fraction", "data.valid is set too; give one of them"));
@@ -91,12 +97,15 @@ fn data(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {
                 return Err(layers.error("data.valid", "token files need a validation file named explicitly"));
             }
             if data.valid_fraction.is_some() {
-                return Err(layers.error("data.valid_fraction", "token files name their validation file in data.valid"));
+                return Err(layers
+                    .error("data.valid_fraction", "token files name their validation file in data.valid"));
             }
         }
     }
     if config.tokenizer.kind == TokenizerKind::File && config.tokenizer.file.is_none() {
-        return Err(layers.error("tokenizer.file", "tokenizer.kind = \"file\" needs the path of a tokenizer.json"));
+        return Err(
+            layers.error("tokenizer.file", "tokenizer.kind = \"file\" needs the path of a tokenizer.json")
+        );
     }
     Ok(())
 }

@@ -43,7 +43,10 @@ impl TokenBatches {
         }
         let len = stream.len();
         if len < seq_len + 1 {
-            bail!("the training data has {len} tokens, too few for one window of seq_len + 1 = {}", seq_len + 1);
+            bail!(
+                "the training data has {len} tokens, too few for one window of seq_len + 1 = {}",
+                seq_len + 1
+            );
         }
         // The number of windows that fit behind every offset below seq_len, so that all epochs are equally long; a stream
         // of less than two windows has one.
@@ -136,7 +139,8 @@ impl Iterator for EvalWindows {
             return None;
         }
         let end = (self.start + self.seq_len).min(self.targets);
-        let window = EvalWindow { start: self.start, len: end - self.start, scored_from: self.scored - self.start };
+        let window =
+            EvalWindow { start: self.start, len: end - self.start, scored_from: self.scored - self.start };
         self.scored = end;
         self.start += self.stride;
         Some(window)
@@ -222,7 +226,10 @@ mod tests {
     fn short_data_and_bad_sizes_are_refused() {
         let error = TokenBatches::new(counting(8), 8, 1, 0).unwrap_err().to_string();
         assert!(error.contains("8 tokens") && error.contains("= 9"), "{error}");
-        assert_eq!(TokenBatches::new(counting(9), 8, 1, 0).unwrap().batch(3).inputs, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(
+            TokenBatches::new(counting(9), 8, 1, 0).unwrap().batch(3).inputs,
+            [0, 1, 2, 3, 4, 5, 6, 7]
+        );
         assert!(TokenBatches::new(counting(8), 0, 1, 0).is_err());
         assert!(EvalWindows::new(1, 8, 8).unwrap_err().to_string().contains("1 tokens"));
         for stride in [0, 9] {
@@ -232,9 +239,11 @@ mod tests {
 
     #[test]
     fn a_full_stride_lays_windows_side_by_side() {
-        let windows: Vec<_> = EvalWindows::new(10, 4, 4).unwrap().map(|w| (w.start, w.len, w.scored_from)).collect();
+        let windows: Vec<_> =
+            EvalWindows::new(10, 4, 4).unwrap().map(|w| (w.start, w.len, w.scored_from)).collect();
         assert_eq!(windows, [(0, 4, 0), (4, 4, 0), (8, 1, 0)]);
-        let windows: Vec<_> = EvalWindows::new(10, 4, 2).unwrap().map(|w| (w.start, w.len, w.scored_from)).collect();
+        let windows: Vec<_> =
+            EvalWindows::new(10, 4, 2).unwrap().map(|w| (w.start, w.len, w.scored_from)).collect();
         assert_eq!(windows, [(0, 4, 0), (2, 4, 2), (4, 4, 2), (6, 3, 2)]);
     }
 }

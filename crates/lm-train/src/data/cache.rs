@@ -83,7 +83,8 @@ impl CacheDir {
         let mut line = serde_json::to_vec(&header)?;
         line.push(b'\n');
         let (temporary, mut file) = temporary_beside(&path)?;
-        let written = file.write_all(&line).and_then(|()| file.write_all(payload)).and_then(|()| file.sync_all());
+        let written =
+            file.write_all(&line).and_then(|()| file.write_all(payload)).and_then(|()| file.sync_all());
         let renamed = written.and_then(|()| fs::rename(&temporary, &path));
         if renamed.is_err() {
             // What is left of a failed attempt is of no use; that it cannot be removed either is no further news.

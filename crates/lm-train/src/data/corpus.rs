@@ -53,7 +53,12 @@ pub fn fingerprint(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<Str
 /// # Errors
 /// Files that cannot be found, read or understood; contradictory settings; ids outside the vocabulary. Never a cache that
 /// cannot be read or written: that is told to `progress`.
-pub fn load(data: &DataConfig, tokenizer: &TokenizerConfig, cache: &CacheDir, progress: &dyn Fn(&str)) -> Result<Corpus> {
+pub fn load(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+    cache: &CacheDir,
+    progress: &dyn Fn(&str),
+) -> Result<Corpus> {
     let source = Source::find(data)?;
     let tokenizer = TokenizerSource::find(tokenizer)?;
     let fingerprint = source.fingerprint(&tokenizer);
@@ -107,7 +112,10 @@ impl TokenizerSource {
             TokenizerKind::Byte => Self::Ready(TextTokenizer::byte()?),
             TokenizerKind::Bpe => Self::Sized(config.vocab_size),
             TokenizerKind::File => {
-                let path = config.file.as_ref().context("tokenizer.file is not set, but tokenizer.kind is \"file\"")?;
+                let path = config
+                    .file
+                    .as_ref()
+                    .context("tokenizer.file is not set, but tokenizer.kind is \"file\"")?;
                 Self::Ready(TextTokenizer::from_file(Path::new(path)).context("tokenizer.file")?)
             }
         })
@@ -130,7 +138,12 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn text(&self, mut source: TextSource, tokenizer: TokenizerSource, fingerprint: String) -> Result<Corpus> {
+    fn text(
+        &self,
+        mut source: TextSource,
+        tokenizer: TokenizerSource,
+        fingerprint: String,
+    ) -> Result<Corpus> {
         let tokenizer = match tokenizer {
             TokenizerSource::Ready(tokenizer) => tokenizer,
             TokenizerSource::Sized(vocab_size) => self.bpe(&mut source, vocab_size)?,
@@ -162,14 +175,22 @@ impl Loader<'_> {
             return Ok(tokenizer);
         }
         let documents = &source.text(Split::Train, self.progress)?.documents;
-        (self.progress)(&format!("training a tokenizer of {vocab_size} tokens on {}", megabytes(documents.bytes())));
+        (self.progress)(&format!(
+            "training a tokenizer of {vocab_size} tokens on {}",
+            megabytes(documents.bytes())
+        ));
         let tokenizer = TextTokenizer::train_bpe(documents.iter(), vocab_size)?;
         self.store("tokenizer", &key, Meta::default(), tokenizer.json().as_bytes());
         Ok(tokenizer)
     }
 
     /// The tokens of a split, and what is known about its text.
-    fn stream(&self, source: &mut TextSource, tokenizer: &TextTokenizer, split: Split) -> Result<(TokenStream, Meta)> {
+    fn stream(
+        &self,
+        source: &mut TextSource,
+        tokenizer: &TextTokenizer,
+        split: Split,
+    ) -> Result<(TokenStream, Meta)> {
         let width = Width::of_vocab(tokenizer.vocab_size());
         let mut hasher = Hasher::new();
         hasher.update(&VERSION.to_le_bytes()).update(source.identity(split).as_bytes());
@@ -178,7 +199,11 @@ impl Loader<'_> {
             return Ok((TokenStream::from_bytes(entry.payload, width), entry.meta));
         }
         let text = source.text(split, self.progress)?;
-        (self.progress)(&format!("tokenising {} of {} text", megabytes(text.documents.bytes()), split.name()));
+        (self.progress)(&format!(
+            "tokenising {} of {} text",
+            megabytes(text.documents.bytes()),
+            split.name()
+        ));
         let documents: Vec<&str> = text.documents.iter().collect();
         let payload = width.encode(&tokenizer.encode_documents(&documents)?);
         let meta = Meta { text_bytes: text.documents.bytes() as u64, nll: text.nll };
@@ -207,8 +232,9 @@ fn tokens(files: &TokenFiles, tokenizer: TokenizerSource, fingerprint: String) -
     let train = files.stream(Split::Train, vocab_size)?;
     let valid = files.stream(Split::Valid, vocab_size)?;
     let valid_bytes = tokenizer.as_ref().and_then(|tokenizer| {
-        let bytes: Vec<Option<u64>> =
-            (0..vocab_size as u32).map(|id| tokenizer.token_bytes(id).map(|bytes| bytes.len() as u64)).collect();
+        let bytes: Vec<Option<u64>> = (0..vocab_size as u32)
+            .map(|id| tokenizer.token_bytes(id).map(|bytes| bytes.len() as u64))
+            .collect();
         valid.iter(0..valid.len()).map(|id| bytes[id as usize]).sum()
     });
     let eos = tokenizer.as_ref().and_then(TextTokenizer::eos);

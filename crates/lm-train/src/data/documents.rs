@@ -117,9 +117,18 @@ mod tests {
     #[test]
     fn few_documents_are_cut_at_a_paragraph_or_a_line() {
         let strings = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
-        assert_eq!(split("aaaa\n\nbb\nbb\n\ncc", 0.1), Some((strings(&["aaaa\n\nbb\nbb\n\n"]), strings(&["cc"]))));
-        assert_eq!(split("aaaa\nbbbb\ncccc\n", 0.4), Some((strings(&["aaaa\nbbbb\n"]), strings(&["cccc\n"]))));
-        assert_eq!(split("x|aaaa\nbbbb\ncccc", 0.2), Some((strings(&["x", "aaaa\nbbbb\n"]), strings(&["cccc"]))));
+        assert_eq!(
+            split("aaaa\n\nbb\nbb\n\ncc", 0.1),
+            Some((strings(&["aaaa\n\nbb\nbb\n\n"]), strings(&["cc"])))
+        );
+        assert_eq!(
+            split("aaaa\nbbbb\ncccc\n", 0.4),
+            Some((strings(&["aaaa\nbbbb\n"]), strings(&["cccc\n"])))
+        );
+        assert_eq!(
+            split("x|aaaa\nbbbb\ncccc", 0.2),
+            Some((strings(&["x", "aaaa\nbbbb\n"]), strings(&["cccc"])))
+        );
         assert_eq!(split("all on one line", 0.2), None);
         assert_eq!(split("one line\n\n", 0.2), None);
         assert_eq!(split("", 0.2), None);

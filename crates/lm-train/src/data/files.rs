@@ -31,7 +31,9 @@ impl SplitFiles {
         for valid in &files.valid {
             if let Some(train) = files.train.iter().find(|train| train.hash == valid.hash) {
                 let (train, valid) = (train.path.display(), valid.path.display());
-                bail!("data.train and data.valid hold the same text: {train} and {valid}; hold out other text, or use data.valid_fraction");
+                bail!(
+                    "data.train and data.valid hold the same text: {train} and {valid}; hold out other text, or use data.valid_fraction"
+                );
             }
         }
         Ok(files)
@@ -44,7 +46,8 @@ pub(super) fn find(patterns: &[String], split: Split) -> Result<Vec<HashedFile>>
     for pattern in patterns {
         let found = expand(pattern).with_context(|| format!("data.{}", split.name()))?;
         for path in found {
-            let hash = hash(&path).with_context(|| format!("data.{}: cannot read {}", split.name(), path.display()))?;
+            let hash = hash(&path)
+                .with_context(|| format!("data.{}: cannot read {}", split.name(), path.display()))?;
             files.push(HashedFile { path, hash });
         }
     }
@@ -57,8 +60,10 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let paths = if literal.exists() {
         vec![literal.to_owned()]
     } else {
-        let matches = glob::glob(pattern).map_err(|e| anyhow!("{pattern:?} is neither a file nor a glob: {e}"))?;
-        let mut paths: Vec<PathBuf> = matches.collect::<Result<_, _>>().with_context(|| format!("cannot search {pattern:?}"))?;
+        let matches =
+            glob::glob(pattern).map_err(|e| anyhow!("{pattern:?} is neither a file nor a glob: {e}"))?;
+        let mut paths: Vec<PathBuf> =
+            matches.collect::<Result<_, _>>().with_context(|| format!("cannot search {pattern:?}"))?;
         paths.sort();
         paths
     };
@@ -68,7 +73,11 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     for path in &paths {
         let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         if metadata.is_dir() {
-            bail!("{} is a folder; name its files, for example \"{}\"", path.display(), path.join("*.txt").display());
+            bail!(
+                "{} is a folder; name its files, for example \"{}\"",
+                path.display(),
+                path.join("*.txt").display()
+            );
         }
         if metadata.len() == 0 {
             bail!("{} is empty", path.display());
@@ -91,7 +100,11 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
         let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
         let line = bytes[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
-        anyhow!("{} is not UTF-8 text: line {line}, byte offset {at}, has the byte 0x{:02x}", path.display(), bytes[at])
+        anyhow!(
+            "{} is not UTF-8 text: line {line}, byte offset {at}, has the byte 0x{:02x}",
+            path.display(),
+            bytes[at]
+        )
     })
 }
 
@@ -108,7 +121,8 @@ mod tests {
     }
 
     fn names(folder: &Path, patterns: &[&str]) -> Result<Vec<String>> {
-        let patterns: Vec<String> = patterns.iter().map(|p| folder.join(p).to_str().unwrap().to_owned()).collect();
+        let patterns: Vec<String> =
+            patterns.iter().map(|p| folder.join(p).to_str().unwrap().to_owned()).collect();
         let found = find(&patterns, Split::Train)?;
         Ok(found.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned()).collect())
     }
@@ -149,7 +163,10 @@ mod tests {
     fn bytes_that_are_not_utf8_are_located() {
         let folder = folder(&[("latin1.txt", b"one\ntwo\ncaf\xe9\n"), ("cut.txt", b"ab\xe6\xbc")]);
         let error = |name: &str| read_text(&folder.path().join(name)).unwrap_err().to_string();
-        assert!(error("latin1.txt").ends_with("latin1.txt is not UTF-8 text: line 3, byte offset 11, has the byte 0xe9"));
+        assert!(
+            error("latin1.txt")
+                .ends_with("latin1.txt is not UTF-8 text: line 3, byte offset 11, has the byte 0xe9")
+        );
         assert!(error("cut.txt").contains("line 1, byte offset 2"));
     }
 }

@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn ids_survive_in_both_widths() {
-        for (ids, width) in [(vec![0, 1, 65_535], Width::U16), (vec![7, 65_536, u32::MAX], Width::U32), (vec![], Width::U16)] {
+        for (ids, width) in
+            [(vec![0, 1, 65_535], Width::U16), (vec![7, 65_536, u32::MAX], Width::U32), (vec![], Width::U16)]
+        {
             let stream = TokenStream::from_ids(&ids);
             assert_eq!((stream.width, stream.len(), stream.is_empty()), (width, ids.len(), ids.is_empty()));
             assert_eq!(stream.get(0..ids.len()), ids);

@@ -54,9 +54,15 @@ impl TextSource {
                     bail!("data.train is empty: name at least one training file");
                 }
                 match (data.valid_fraction, data.valid.is_empty()) {
-                    (None, true) => bail!("no validation text: set data.valid (files) or data.valid_fraction"),
-                    (Some(_), false) => bail!("data.valid and data.valid_fraction are both set: choose one of them"),
-                    (None, false) => Origin::Files { files: SplitFiles::find(&data.train, &data.valid)?, separator },
+                    (None, true) => {
+                        bail!("no validation text: set data.valid (files) or data.valid_fraction")
+                    }
+                    (Some(_), false) => {
+                        bail!("data.valid and data.valid_fraction are both set: choose one of them")
+                    }
+                    (None, false) => {
+                        Origin::Files { files: SplitFiles::find(&data.train, &data.valid)?, separator }
+                    }
                     (Some(valid_fraction), true) => {
                         let files = SplitFiles::find(&data.train, &[])?.train;
                         Origin::Fraction { files, separator, valid_fraction }
@@ -120,7 +126,9 @@ impl TextSource {
         match &self.origin {
             Origin::Synthetic { config, .. } => {
                 let SyntheticConfig { train_documents, valid_documents, .. } = config;
-                progress(&format!("writing {train_documents} + {valid_documents} documents of the synthetic language"));
+                progress(&format!(
+                    "writing {train_documents} + {valid_documents} documents of the synthetic language"
+                ));
                 Ok(synthetic(config))
             }
             Origin::Files { files, separator } => {

@@ -39,7 +39,9 @@ impl TokenFiles {
 
     fn checked(files: SplitFiles) -> Result<Self> {
         for file in files.train.iter().chain(&files.valid) {
-            let bytes = fs::metadata(&file.path).with_context(|| format!("cannot read {}", file.path.display()))?.len();
+            let bytes = fs::metadata(&file.path)
+                .with_context(|| format!("cannot read {}", file.path.display()))?
+                .len();
             if bytes % 2 != 0 {
                 let path = file.path.display();
                 bail!("{path} has {bytes} bytes, an odd number: not a file of 2-byte (u16) token ids");
@@ -93,7 +95,9 @@ fn map(file: &HashedFile) -> Result<Bytes> {
 }
 
 fn check(file: &HashedFile, stream: &TokenStream, vocab_size: usize) -> Result<()> {
-    let Some(at) = stream.iter(0..stream.len()).position(|id| id as usize >= vocab_size) else { return Ok(()) };
+    let Some(at) = stream.iter(0..stream.len()).position(|id| id as usize >= vocab_size) else {
+        return Ok(());
+    };
     let largest = stream.iter(0..stream.len()).max().unwrap_or(0);
     bail!(
         "{}: token {at} (byte offset {}) is {}, outside the vocabulary of {vocab_size}; the largest id of the file is \

@@ -29,8 +29,9 @@ impl Dropout {
         let Some(key) = self.key.as_ref().filter(|_| self.rate > 0.0) else { return Ok(x.clone()) };
         let mut rng = key.named(site).rng();
         let keep = (1.0 / (1.0 - self.rate)) as f32;
-        let mask: Vec<f32> =
-            (0..x.elem_count()).map(|_| if rng.random::<f32>() < self.rate as f32 { 0.0 } else { keep }).collect();
+        let mask: Vec<f32> = (0..x.elem_count())
+            .map(|_| if rng.random::<f32>() < self.rate as f32 { 0.0 } else { keep })
+            .collect();
         x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
     }
 }

@@ -70,7 +70,8 @@ impl Transformer {
         let ffn_init = FfnInit { std: config.init_std, down_std: residual_std };
         let normal = Init::Randn { mean: 0.0, stdev: config.init_std };
         let model = vb.pp("model");
-        let embed_tokens = model.pp("embed_tokens").get_with_hints((vocab_size, config.d_model), "weight", normal)?;
+        let embed_tokens =
+            model.pp("embed_tokens").get_with_hints((vocab_size, config.d_model), "weight", normal)?;
         let mut blocks = Vec::with_capacity(config.n_layer);
         for layer in 0..config.n_layer {
             let vb = model.pp("layers").pp(layer);

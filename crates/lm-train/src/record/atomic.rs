@@ -21,11 +21,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&temporary, path)?;
         sync_folder(folder)
     };
-    write().map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        error
-    })
-    .with_context(|| format!("cannot write {}", path.display()))
+    write()
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a rename inside `folder` durable.

@@ -189,7 +189,8 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 /// # Errors
 /// When it cannot be read or is not safetensors.
 pub fn read_tensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>> {
-    candle_core::safetensors::load(path, device).with_context(|| format!("cannot read tensors from {}", path.display()))
+    candle_core::safetensors::load(path, device)
+        .with_context(|| format!("cannot read tensors from {}", path.display()))
 }
 
 #[cfg(test)]
@@ -226,7 +227,10 @@ mod tests {
         let newest = Checkpoint::newest(run.path()).unwrap().unwrap();
         assert_eq!((newest.state.step, newest.state.train_loss), (100, 0.1 + 0.2));
         let back = newest.model(&Device::Cpu).unwrap()["a"].to_vec1::<f32>().unwrap();
-        assert_eq!(back.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), [0x3f80_0000, 0x0080_0000, 0x8000_0000]);
+        assert_eq!(
+            back.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
+            [0x3f80_0000, 0x0080_0000, 0x8000_0000]
+        );
     }
 
     #[test]

@@ -53,7 +53,10 @@ impl RunDir {
         if !self.config_path().exists() {
             let foreign = fs::read_dir(&self.path)?.filter_map(|e| e.ok()).find(|e| e.file_name() != ".lock");
             if let Some(entry) = foreign {
-                bail!("{shown} is not a run directory (it holds {:?} but no config.toml); choose another --out", entry.file_name());
+                bail!(
+                    "{shown} is not a run directory (it holds {:?} but no config.toml); choose another --out",
+                    entry.file_name()
+                );
             }
             return Ok(Existing::Nothing);
         }
@@ -63,7 +66,9 @@ impl RunDir {
         }
         if let Some(summary) = Self::read_summary(&self.path)? {
             if summary.run_id != run_id {
-                bail!("{shown} was trained on other data (same config, other contents); choose another --out, or remove it");
+                bail!(
+                    "{shown} was trained on other data (same config, other contents); choose another --out, or remove it"
+                );
             }
             return Ok(Existing::Ended(Box::new(summary)));
         }
@@ -71,7 +76,10 @@ impl RunDir {
         if let Some(checkpoint) = &checkpoint
             && checkpoint.state.run_id != run_id
         {
-            bail!("{} comes from another run (other data or config); remove it, or choose another --out", checkpoint.path.display());
+            bail!(
+                "{} comes from another run (other data or config); remove it, or choose another --out",
+                checkpoint.path.display()
+            );
         }
         Ok(Existing::Unfinished(checkpoint.map(Box::new)))
     }
@@ -104,7 +112,8 @@ impl RunDir {
     /// When there is none, or it does not parse.
     pub fn read_config(path: &Path) -> Result<RunConfig> {
         let file = path.join("config.toml");
-        let text = fs::read_to_string(&file).with_context(|| format!("{} is not a run directory", path.display()))?;
+        let text = fs::read_to_string(&file)
+            .with_context(|| format!("{} is not a run directory", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{} is not a config of this version", file.display()))
     }
 
@@ -118,8 +127,8 @@ impl RunDir {
             return Ok(None);
         }
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let summary: Summary =
-            serde_json::from_str(&text).with_context(|| format!("{} is not a summary of this version", file.display()))?;
+        let summary: Summary = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a summary of this version", file.display()))?;
         if summary.schema != RUN_SCHEMA {
             bail!("{} has layout version {}, this ffnlab reads {RUN_SCHEMA}", file.display(), summary.schema);
         }

@@ -12,7 +12,8 @@ use super::{END_OF_TEXT, TARGET_CHUNK};
 /// The 256 bytes in order, then end-of-text: the id of a byte is the byte.
 pub(super) fn byte_tokenizer() -> Result<Tokenizer> {
     let vocab = byte_alphabet().into_iter().enumerate().map(|(byte, c)| (c.to_string(), byte as u32));
-    let model = BPE::builder().vocab_and_merges(vocab.collect::<tokenizers::models::bpe::Vocab>(), Vec::new());
+    let model =
+        BPE::builder().vocab_and_merges(vocab.collect::<tokenizers::models::bpe::Vocab>(), Vec::new());
     let mut tokenizer = byte_level(model.build().map_err(|e| anyhow!("{e}"))?);
     add_end_of_text(&mut tokenizer)?;
     Ok(tokenizer)
@@ -20,7 +21,10 @@ pub(super) fn byte_tokenizer() -> Result<Tokenizer> {
 
 /// Byte-pair encoding (Sennrich et al. 2016) over bytes (Radford et al. 2019): end-of-text, the 256 bytes, then merges until
 /// the vocabulary is full or no pair is left.
-pub(super) fn train_bpe<'a>(documents: impl Iterator<Item = &'a str> + Send, vocab_size: usize) -> Result<Tokenizer> {
+pub(super) fn train_bpe<'a>(
+    documents: impl Iterator<Item = &'a str> + Send,
+    vocab_size: usize,
+) -> Result<Tokenizer> {
     if vocab_size < 257 {
         bail!("tokenizer.vocab_size = {vocab_size} is too small: the 256 bytes and end-of-text need 257");
     }

@@ -129,7 +129,8 @@ impl TextTokenizer {
             return self.encode_whole(text);
         }
         let parts: Vec<&str> = chunks(text, TARGET_CHUNK).collect();
-        let ids: Vec<Vec<u32>> = parts.par_iter().map(|part| self.encode_whole(part)).collect::<Result<_>>()?;
+        let ids: Vec<Vec<u32>> =
+            parts.par_iter().map(|part| self.encode_whole(part)).collect::<Result<_>>()?;
         Ok(ids.concat())
     }
 

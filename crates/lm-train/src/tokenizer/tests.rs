@@ -9,7 +9,9 @@ fn sample() -> String {
     let words = ["the", "fox's", "they'll", "naïve", "ΑΒΓ", "漢字", "x1y22", "--", "...", "🦊"];
     let spaces = [" ", "  ", "\n", "\n\n", " \n", "\r\n", "\t"];
     let number = |i: usize| if i.is_multiple_of(3) { (i * 37 % 1000).to_string() } else { String::new() };
-    let word = |i: usize| words[i * i % 97 % words.len()].to_owned() + &number(i) + spaces[i * 7 % 31 % spaces.len()];
+    let word = |i: usize| {
+        words[i * i % 97 % words.len()].to_owned() + &number(i) + spaces[i * 7 % 31 % spaces.len()]
+    };
     (0..3000).map(word).collect()
 }
 
@@ -123,7 +125,10 @@ fn a_saved_tokenizer_is_the_same_one() {
         std::fs::write(&path, tokenizer.json()).unwrap();
         let loaded = TextTokenizer::from_file(&path).unwrap();
         assert_eq!(loaded.json(), tokenizer.json());
-        assert_eq!((loaded.can_be_cut, loaded.is_plain_bytes), (tokenizer.can_be_cut, tokenizer.is_plain_bytes));
+        assert_eq!(
+            (loaded.can_be_cut, loaded.is_plain_bytes),
+            (tokenizer.can_be_cut, tokenizer.is_plain_bytes)
+        );
         assert_eq!(loaded.encode(&sample()).unwrap(), tokenizer.encode(&sample()).unwrap());
     }
 }

@@ -29,7 +29,8 @@ impl Folder {
 }
 
 fn small() -> DataConfig {
-    let synthetic = SyntheticConfig { train_documents: 60, valid_documents: 20, ..SyntheticConfig::default() };
+    let synthetic =
+        SyntheticConfig { train_documents: 60, valid_documents: 20, ..SyntheticConfig::default() };
     DataConfig { synthetic, ..DataConfig::default() }
 }
 
@@ -67,7 +68,10 @@ fn documents(corpus: &Corpus, stream: &TokenStream) -> Vec<String> {
     let (last, documents) = ids.split_last().unwrap();
     assert_eq!(Some(*last), corpus.eos);
     let tokenizer = corpus.tokenizer.as_ref().unwrap();
-    documents.split(|&id| Some(id) == corpus.eos).map(|document| tokenizer.decode(document).unwrap()).collect()
+    documents
+        .split(|&id| Some(id) == corpus.eos)
+        .map(|document| tokenizer.decode(document).unwrap())
+        .collect()
 }
 
 #[test]
@@ -102,7 +106,8 @@ fn a_cached_corpus_is_the_same_and_tells_of_no_work() {
     assert!(same(&load(), &fresh));
     assert!(told.borrow().is_empty(), "{told:?}");
     // Whatever happens to an entry, the corpus stays the same.
-    let entries: Vec<_> = fs::read_dir(cache.path().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries: Vec<_> =
+        fs::read_dir(cache.path().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(entries.len(), 3);
     for entry in &entries {
         let whole = fs::read(entry).unwrap();
@@ -156,33 +161,50 @@ fn text_files_become_documents() {
     data.document_separator = "\n".to_owned();
     let corpus = quiet(&data, &byte()).unwrap();
     let ids = all(&corpus.train);
-    assert_eq!(ids.iter().filter(|&&id| id == 256).count(), 2 + 2, "one document per line; a written-out token is one too");
+    assert_eq!(
+        ids.iter().filter(|&&id| id == 256).count(),
+        2 + 2,
+        "one document per line; a written-out token is one too"
+    );
 }
 
 #[test]
 fn a_fraction_is_held_out_without_overlap() {
-    let folder = Folder::new(&[("a.txt", b"a a|b b|c c|d d"), ("long.txt", b"first line\nsecond line\nthird line\n")]);
+    let folder =
+        Folder::new(&[("a.txt", b"a a|b b|c c|d d"), ("long.txt", b"first line\nsecond line\nthird line\n")]);
     let split = |name: &str, fraction| {
         let mut data = folder.config(DataSource::Text, name, None);
         (data.valid_fraction, data.document_separator) = (Some(fraction), "|".to_owned());
-        quiet(&data, &byte()).map(|corpus| (documents(&corpus, &corpus.train), documents(&corpus, &corpus.valid)))
+        quiet(&data, &byte())
+            .map(|corpus| (documents(&corpus, &corpus.train), documents(&corpus, &corpus.valid)))
     };
     let strings = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
     assert_eq!(split("a.txt", 0.25).unwrap(), (strings(&["a a", "b b", "c c"]), strings(&["d d"])));
-    assert_eq!(split("long.txt", 0.3).unwrap(), (strings(&["first line\nsecond line\n"]), strings(&["third line\n"])));
+    assert_eq!(
+        split("long.txt", 0.3).unwrap(),
+        (strings(&["first line\nsecond line\n"]), strings(&["third line\n"]))
+    );
     assert!(format!("{:#}", split("a.txt", 0.1).unwrap_err()).contains("4 documents and 12 bytes"));
 }
 
 #[test]
 fn contradictory_or_missing_files_are_refused() {
-    let folder = Folder::new(&[("a.txt", b"text"), ("v.txt", b"more"), ("bad.txt", b"ok\n\xff"), ("blank.txt", b" \n")]);
+    let folder = Folder::new(&[
+        ("a.txt", b"text"),
+        ("v.txt", b"more"),
+        ("bad.txt", b"ok\n\xff"),
+        ("blank.txt", b" \n"),
+    ]);
     let text = |train, valid| folder.config(DataSource::Text, train, valid);
     assert!(error(&text("a.txt", None), &byte()).contains("data.valid_fraction"));
     let both = DataConfig { valid_fraction: Some(0.1), ..text("a.txt", Some("v.txt")) };
     assert!(error(&both, &byte()).contains("both set"));
     assert!(error(&DataConfig { train: vec![], ..both }, &byte()).contains("data.train is empty"));
     assert!(error(&text("a.txt", Some("a.txt")), &byte()).contains("hold the same text"));
-    assert!(error(&text("bad.txt", Some("v.txt")), &byte()).contains("bad.txt is not UTF-8 text: line 2, byte offset 3"));
+    assert!(
+        error(&text("bad.txt", Some("v.txt")), &byte())
+            .contains("bad.txt is not UTF-8 text: line 2, byte offset 3")
+    );
     assert!(error(&text("a.txt", Some("blank.txt")), &byte()).contains("blank.txt holds nothing but blanks"));
     assert!(error(&text("none.txt", Some("v.txt")), &byte()).contains("data.train: no file matches"));
     assert!(error(&text("a.txt", Some("v.txt")), &bpe(100)).contains("257"));
@@ -211,13 +233,19 @@ fn token_files_are_read_as_they_are() {
     assert_eq!((corpus.vocab_size, corpus.eos, corpus.valid_bytes, corpus.floor), (301, None, None, None));
     assert!(corpus.tokenizer.is_none());
 
-    let given = TokenizerConfig { kind: TokenizerKind::File, file: Some(folder.path("tokenizer.json")), vocab_size: 9 };
+    let given = TokenizerConfig {
+        kind: TokenizerKind::File,
+        file: Some(folder.path("tokenizer.json")),
+        vocab_size: 9,
+    };
     let corpus = quiet(&tokens("2.bin"), &given).unwrap();
     assert_eq!((corpus.vocab_size, corpus.eos, corpus.valid_bytes), (257, Some(256), Some(2)));
     assert_eq!(documents(&corpus, &corpus.valid), ["hi"]);
 
     let message = error(&tokens("1.bin"), &given);
-    for part in ["1.bin: token 2 (byte offset 4) is 300", "vocabulary of 257", "largest id of the file is 300"] {
+    for part in
+        ["1.bin: token 2 (byte offset 4) is 300", "vocabulary of 257", "largest id of the file is 300"]
+    {
         assert!(message.contains(part), "{message}");
     }
     assert!(error(&tokens("odd.bin"), &bpe(300)).contains("odd.bin has 3 bytes, an odd number"));
@@ -231,7 +259,10 @@ fn the_fingerprint_follows_contents_and_settings_but_not_paths() {
     let (here, there) = (Folder::new(files), Folder::new(files));
     let text = |folder: &Folder, train, valid| folder.config(DataSource::Text, train, Some(valid));
     let print = |data: &DataConfig, tokenizer: &TokenizerConfig| fingerprint(data, tokenizer).unwrap();
-    assert_eq!(print(&text(&here, "a.txt", "v.txt"), &byte()), print(&text(&there, "a.txt", "v.txt"), &byte()));
+    assert_eq!(
+        print(&text(&here, "a.txt", "v.txt"), &byte()),
+        print(&text(&there, "a.txt", "v.txt"), &byte())
+    );
     assert_eq!(print(&small(), &byte()), quiet(&small(), &byte()).unwrap().fingerprint);
 
     let synthetic = |change: fn(&mut SyntheticConfig)| {

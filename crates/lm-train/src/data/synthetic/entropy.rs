@@ -13,9 +13,9 @@ use std::ops::{Add, AddAssign, Mul};
 use super::facts::{Entity, Facts};
 use super::lexicon::{Class, Lexicon, Number};
 use super::proportions::{
-    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS, LINE, NOUN,
-    NOUN_BY_ADJECTIVE, NOUN_BY_TOPIC, OBJECT_BY_ADJECTIVE, OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC, OBJECT_BY_VERB, PARAGRAPHS, PERSONS, PLACE, PRONOUN,
-    SENTENCES, SUBJECT_RELATIVE, THAT,
+    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS,
+    LINE, NOUN, NOUN_BY_ADJECTIVE, NOUN_BY_TOPIC, OBJECT_BY_ADJECTIVE, OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC,
+    OBJECT_BY_VERB, PARAGRAPHS, PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT,
 };
 use super::weights::Mixture;
 
@@ -128,12 +128,14 @@ impl<'a> Topic<'a> {
         let mut nats = vec![vec![[0.0; 2]; self.objects.len()]; self.verbs.len()];
         for (v, by_verb) in self.objects.iter().enumerate() {
             let plain = std::iter::once((0, 1.0, None));
-            let described = self.adjectives.iter().zip(&self.bearers).map(|(&p, bearers)| (1, p, Some(bearers)));
+            let described =
+                self.adjectives.iter().zip(&self.bearers).map(|(&p, bearers)| (1, p, Some(bearers)));
             for (slot, p, bearers) in plain.chain(described) {
                 let (shares, by_adjective) = object_shares(bearers.is_some());
                 let base: Vec<f64> = (0..self.nouns.len())
                     .map(|noun| {
-                        let shared = f64::from(OBJECT_BY_TOPIC) * self.nouns[noun] + f64::from(OBJECT_BY_VERB) * by_verb[noun];
+                        let shared = f64::from(OBJECT_BY_TOPIC) * self.nouns[noun]
+                            + f64::from(OBJECT_BY_VERB) * by_verb[noun];
                         (shared + bearers.map_or(0.0, |b| by_adjective * b[noun])) / shares
                     })
                     .collect();
@@ -234,7 +236,8 @@ impl<'a> Topic<'a> {
         for v in (0..self.objects.len() as u16).filter(|&v| self.facts.preposition(v).is_some()) {
             let p: f64 = subjects.iter().zip(&self.verbs).map(|(p, verbs)| p * verbs[usize::from(v)]).sum();
             p_governs += (1.0 - p_copula) * p;
-            place_nats += (1.0 - p_copula) * p * entropy(&dense(&self.facts.place(self.topic, v), self.nouns.len()));
+            place_nats +=
+                (1.0 - p_copula) * p * entropy(&dense(&self.facts.place(self.topic, v), self.nouns.len()));
         }
         let and = if may_coordinate { AND } else { 0 };
         let ending = word(choice(&[and, GO_ON - and]));
@@ -258,7 +261,8 @@ impl<'a> Topic<'a> {
             nouns
         };
         let described: Vec<Vec<f64>> = self.bearers.iter().map(described).collect();
-        let described_nats = self.adjectives.iter().zip(&described).map(|(p, nouns)| p * entropy(nouns)).sum();
+        let described_nats =
+            self.adjectives.iter().zip(&described).map(|(p, nouns)| p * entropy(nouns)).sum();
         let phrase = self.noun_phrase(entropy(&self.nouns), described_nats);
 
         let p_described = p_described();
@@ -348,7 +352,10 @@ impl<'a> Topic<'a> {
 /// Shares in the choice of an object, all together and that of its adjective.
 fn object_shares(described: bool) -> (f64, f64) {
     let by_adjective = if described { OBJECT_BY_ADJECTIVE } else { 0 };
-    (f64::from(OBJECT_BY_TOPIC + OBJECT_BY_VERB + OBJECT_BY_FAVOURITE + by_adjective), f64::from(by_adjective))
+    (
+        f64::from(OBJECT_BY_TOPIC + OBJECT_BY_VERB + OBJECT_BY_FAVOURITE + by_adjective),
+        f64::from(by_adjective),
+    )
 }
 
 /// Weights of the ways to begin a noun phrase: determiners, a noun, persons.

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use super::lexicon::Class;
 use super::proportions::{
     ADJECTIVE_BY_FREQUENCY, ADJECTIVE_BY_TOPIC, CAST, NOUN_BY_ADJECTIVE, NOUN_BY_TOPIC, OBJECT_BY_ADJECTIVE,
-    OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC, OBJECT_BY_VERB, PLACE_BY_TOPIC, PLACE_BY_VERB, PREDICATE_BY_FREQUENCY,
-    PREDICATE_BY_PROPERTY, VERB_BY_FREQUENCY, VERB_BY_HABIT,
+    OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC, OBJECT_BY_VERB, PLACE_BY_TOPIC, PLACE_BY_VERB,
+    PREDICATE_BY_FREQUENCY, PREDICATE_BY_PROPERTY, VERB_BY_FREQUENCY, VERB_BY_HABIT,
 };
 use super::weights::{Mixture, Part, Weights};
 use crate::config::SyntheticConfig;
@@ -80,7 +80,8 @@ impl Facts {
         for i in 0..nouns * Self::TOPICS_PER_NOUN {
             boost[below(&mut rng, topics as u64) as usize][i / Self::TOPICS_PER_NOUN] = Self::TOPIC_BOOST;
         }
-        let topic_nouns = |boost: &Vec<f64>| Weights::new((0..nouns).map(|i| (i as u16, frequency(i) * boost[i])));
+        let topic_nouns =
+            |boost: &Vec<f64>| Weights::new((0..nouns).map(|i| (i as u16, frequency(i) * boost[i])));
 
         let mut rng = key.named("properties").rng();
         let property: Vec<u16> = (0..entities).map(|_| below(&mut rng, adjectives as u64) as u16).collect();
@@ -109,7 +110,9 @@ impl Facts {
             topics: alike(topics),
             items: alike(nouns),
             openers: by_frequency(0..class_size(Class::Opener)),
-            cast: (0..CAST).map(|role| by_frequency(names * role / CAST..names * (role + 1) / CAST)).collect(),
+            cast: (0..CAST)
+                .map(|role| by_frequency(names * role / CAST..names * (role + 1) / CAST))
+                .collect(),
             topic_nouns: boost.iter().map(topic_nouns).collect(),
             adjectives: by_frequency(0..adjectives),
             topic_adjectives: (0..topics)
@@ -187,7 +190,13 @@ impl Facts {
     }
 
     /// The noun a verb is done to, given who does it.
-    pub(super) fn object(&self, topic: u16, subject: usize, verb: u16, adjective: Option<u16>) -> Mixture<'_> {
+    pub(super) fn object(
+        &self,
+        topic: u16,
+        subject: usize,
+        verb: u16,
+        adjective: Option<u16>,
+    ) -> Mixture<'_> {
         let by_topic = (OBJECT_BY_TOPIC, self.on_topic(topic));
         let by_verb = (OBJECT_BY_VERB, Part::Table(&self.objects[usize::from(verb)]));
         let favourite = (OBJECT_BY_FAVOURITE, Part::Only(self.favourite(subject, verb)));

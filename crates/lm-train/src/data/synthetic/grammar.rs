@@ -8,8 +8,8 @@ use super::facts::{Entity, Facts};
 use super::lexicon::{Class, Number, Word};
 use super::menu::Menu;
 use super::proportions::{
-    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS, LINE, NOUN,
-    PARAGRAPHS, PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT, agreeing,
+    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS,
+    LINE, NOUN, PARAGRAPHS, PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT, agreeing,
 };
 use super::weights::Mixture;
 
@@ -155,7 +155,9 @@ impl State {
                 menu.class(ADJECTIVE, Class::Adjective, facts.adjective(self.topic));
                 self.noun_menu(determiner, None, facts, menu);
             }
-            Phase::Described(determiner, adjective) => self.noun_menu(determiner, Some(adjective), facts, menu),
+            Phase::Described(determiner, adjective) => {
+                self.noun_menu(determiner, Some(adjective), facts, menu)
+            }
             Phase::AfterNoun(..) => {
                 menu.word(THAT, Word::That);
                 self.go_on_menu(facts, menu);
@@ -213,7 +215,11 @@ impl State {
         match (clause.slot, depth) {
             (Slot::Subject, 0) => {
                 menu.word(COPULA, if clause.number == Number::Singular { Word::Is } else { Word::Are });
-                menu.class(GO_ON - COPULA, Class::Verb(clause.number), facts.verb(facts.entity(clause.subject)));
+                menu.class(
+                    GO_ON - COPULA,
+                    Class::Verb(clause.number),
+                    facts.verb(facts.entity(clause.subject)),
+                );
             }
             (Slot::Subject, _) => {
                 menu.class(GO_ON, Class::Verb(clause.number), facts.verb(facts.entity(clause.subject)));

@@ -218,7 +218,8 @@ impl Lexicon {
             let space = usize::from(rest.starts_with(' '));
             let letters = rest[space..].find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len() - space);
             // A mark is one character, which need not be ASCII in a text that is not ours.
-            let len = if letters > 0 { letters } else { rest[space..].chars().next().map_or(0, char::len_utf8) };
+            let len =
+                if letters > 0 { letters } else { rest[space..].chars().next().map_or(0, char::len_utf8) };
             let form = &rest[space..space + len];
             let word = self.words.get(form).copied().filter(|&word| word != Word::End);
             let spelled = |word| self.spelled(text[..at].chars().next_back(), word).0.len() == space;
@@ -314,7 +315,16 @@ mod tests {
     #[test]
     fn other_spellings_are_refused_with_their_place() {
         let lexicon = lexicon(&SyntheticConfig::default());
-        for (text, at) in [("the  the", 3), (" the", 0), ("the .", 3), ("theé", 3), ("the The", 3), ("the\r\n", 3), ("xyzzy", 0), ("a,a", 2)] {
+        for (text, at) in [
+            ("the  the", 3),
+            (" the", 0),
+            ("the .", 3),
+            ("theé", 3),
+            ("the The", 3),
+            ("the\r\n", 3),
+            ("xyzzy", 0),
+            ("a,a", 2),
+        ] {
             assert_eq!(lexicon.words(text).map_err(|(at, _)| at), Err(at), "{text:?}");
         }
     }

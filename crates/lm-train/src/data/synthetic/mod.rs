@@ -191,7 +191,10 @@ impl Language {
 
     /// Walks the machine over the words of a text; the state after it and the nats so far.
     fn read(&self, text: &str) -> Result<(State, f64)> {
-        let words = self.lexicon.words(text).map_err(|(at, form)| anyhow!("byte {at}: {form:?} is not a word here"))?;
+        let words = self
+            .lexicon
+            .words(text)
+            .map_err(|(at, form)| anyhow!("byte {at}: {form:?} is not a word here"))?;
         let mut nll = 0.0;
         let mut state = State::new(self.max_depth);
         let mut menu = Menu::default();

@@ -47,7 +47,9 @@ fn probabilities_sum_to_one_after_every_prefix() {
                 assert_eq!(spelled.len(), next.len(), "two continuations of {prefix:?} look the same");
                 // The next word of the document is the longest continuation that fits: "a" is the beginning of "are".
                 let rest = &document.text[prefix.len()..];
-                let fits = next.iter().filter(|word| rest.starts_with(&word.text) && word.text.is_empty() == rest.is_empty());
+                let fits = next
+                    .iter()
+                    .filter(|word| rest.starts_with(&word.text) && word.text.is_empty() == rest.is_empty());
                 let word = fits.max_by_key(|word| word.text.len()).expect("the document continues");
                 nll -= word.probability.ln();
                 if rest.is_empty() {
@@ -124,7 +126,8 @@ fn local_entropies_agree_with_the_closed_form() {
             sums.push((sum, language.lexicon.words(&document.text).unwrap().len() as f64 + 1.0));
         }
         let exact = language.entropy();
-        let residuals: Vec<f64> = sums.iter().map(|(nats, words)| nats - words * exact.nats_per_word()).collect();
+        let residuals: Vec<f64> =
+            sums.iter().map(|(nats, words)| nats - words * exact.nats_per_word()).collect();
         let mean = residuals.iter().sum::<f64>() / n as f64;
         let variance = residuals.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
         let z = mean / (variance / n as f64).sqrt();
@@ -172,17 +175,28 @@ fn verbs_agree_with_their_subject_across_a_relative_clause() {
     };
     let (mut near, mut far) = (0, 0);
     for document in texts(&language, 600) {
-        let sentences = document.text.split(['.', '\n']).filter_map(|sentence| sentence.trim().strip_prefix("the "));
+        let sentences =
+            document.text.split(['.', '\n']).filter_map(|sentence| sentence.trim().strip_prefix("the "));
         for sentence in sentences {
             let words: Vec<&str> = sentence.split(' ').collect();
-            let is_noun = |i: usize| matches!(language.lexicon.words(words[i]).unwrap()[..], [Word::Of(lexicon::Class::Noun(_), _)]);
+            let is_noun = |i: usize| {
+                matches!(
+                    language.lexicon.words(words[i]).unwrap()[..],
+                    [Word::Of(lexicon::Class::Noun(_), _)]
+                )
+            };
             // "the NOUN VERB ..."
             if is_noun(0) && words[1] != "that" {
                 assert!(agrees(words[0], words[1]), "{sentence}");
                 near += 1;
             }
             // "the NOUN that VERB DETERMINER NOUN VERB ..."
-            if words.len() > 5 && is_noun(0) && words[1] == "that" && ["the", "a", "some"].contains(&words[3]) && is_noun(4) {
+            if words.len() > 5
+                && is_noun(0)
+                && words[1] == "that"
+                && ["the", "a", "some"].contains(&words[3])
+                && is_noun(4)
+            {
                 assert!(agrees(words[0], words[2]) && agrees(words[0], words[5]), "{sentence}");
                 far += 1;
             }

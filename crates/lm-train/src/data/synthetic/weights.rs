@@ -25,7 +25,8 @@ impl Weights {
         weights.sort_by_key(|&(member, _)| member);
         let sum: f64 = weights.iter().map(|&(_, w)| w).sum();
         let room = f64::from(Self::TOTAL - weights.len() as u32);
-        let mut rounded: Vec<u32> = weights.iter().map(|&(_, w)| 1 + (w / sum * room).floor() as u32).collect();
+        let mut rounded: Vec<u32> =
+            weights.iter().map(|&(_, w)| 1 + (w / sum * room).floor() as u32).collect();
         let heaviest = (0..rounded.len()).max_by_key(|&i| rounded[i]).expect("a distribution has members");
         rounded[heaviest] += Self::TOTAL - rounded.iter().sum::<u32>();
         let mut running = 0;
@@ -33,7 +34,10 @@ impl Weights {
             running += w;
             running
         });
-        Self { cumulative: cumulative.collect(), support: weights.into_iter().map(|(member, _)| member).collect() }
+        Self {
+            cumulative: cumulative.collect(),
+            support: weights.into_iter().map(|(member, _)| member).collect(),
+        }
     }
 
     /// The weight of a member; 0 outside the support.
@@ -88,16 +92,24 @@ impl<'a> Mixture<'a> {
     pub(super) fn probability(&self, member: u16) -> f64 {
         let weight = |part: &Part| match part {
             Part::Table(weights) => weights.get(member),
-            Part::Only(only) => if *only == member { Weights::TOTAL } else { 0 },
+            Part::Only(only) => {
+                if *only == member {
+                    Weights::TOTAL
+                } else {
+                    0
+                }
+            }
         };
-        let sum: u64 = self.parts().iter().map(|(share, part)| u64::from(*share) * u64::from(weight(part))).sum();
+        let sum: u64 =
+            self.parts().iter().map(|(share, part)| u64::from(*share) * u64::from(weight(part))).sum();
         sum as f64 / (f64::from(self.shares) * f64::from(Weights::TOTAL))
     }
 
     /// Draws a member.
     pub(super) fn sample(&self, rng: &mut impl RngCore) -> u16 {
         let ticket = below(rng, u64::from(self.shares) * u64::from(Weights::TOTAL));
-        let (mut share, ticket) = ((ticket / u64::from(Weights::TOTAL)) as u32, (ticket % u64::from(Weights::TOTAL)) as u32);
+        let (mut share, ticket) =
+            ((ticket / u64::from(Weights::TOTAL)) as u32, (ticket % u64::from(Weights::TOTAL)) as u32);
         for (size, part) in self.parts() {
             if share < *size {
                 return match part {
