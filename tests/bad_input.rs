@@ -56,7 +56,7 @@ fn unusable_text_is_refused() {
     contains(&fails("data.train=absent.txt"), &["absent.txt"]);
     contains(&fails("data.train=empty.txt"), &["empty.txt", "empty"]);
     contains(&fails("data.train=latin.txt"), &["latin.txt", "UTF-8", "3"]);
-    contains(&fails("data.train=short.txt"), &["32"]);
+    contains(&fails("data.train=short.txt"), &["4 tokens", "33"]);
     let same =
         ["train", "text.toml", "-o", "data.train=good.txt", "-o", "data.valid=good.txt", "--out", "run"];
     contains(&sandbox.fails(1, &same), &["good.txt"]);
@@ -137,8 +137,8 @@ fn evaluation_refuses_what_makes_no_sense() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);
     sandbox.ok(&["train", "tiny.toml", "--out", "run"]);
-    contains(&sandbox.fails(1, &["eval", "run", "--stride", "0"]), &["stride 0", "1..=32"]);
-    contains(&sandbox.fails(1, &["eval", "run", "--stride", "33"]), &["stride 33"]);
+    contains(&sandbox.fails(1, &["eval", "run", "--stride", "0"]), &["stride = 0", "1..=32"]);
+    contains(&sandbox.fails(1, &["eval", "run", "--stride", "33"]), &["stride = 33"]);
     contains(&sandbox.fails(1, &["eval", "run", "--data", "absent.txt"]), &["absent.txt"]);
     sandbox.ok(&["train", "tiny.toml", "-o", "model.ffn.preset=gtu", "--out", "gtu"]);
     contains(&sandbox.fails(1, &["export", "gtu", "--to", "hf", "out"]), &["gtu", "tanh"]);

@@ -7,8 +7,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The `ffnlab` binary, built once per test binary in the profile of the tests. Cargo finds nothing to do when it is
-/// fresh, and a test can never run against a stale one.
+/// The `ffnlab` binary. Cargo builds it before the tests of its package run, and puts it one folder above them.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -16,17 +15,9 @@ pub fn binary() -> &'static Path {
         let exe = std::env::current_exe().expect("path of the test binary");
         let profile =
             exe.parent().and_then(Path::parent).expect("the test binary lies in target/PROFILE/deps");
-        let target = profile.parent().expect("a target folder");
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .args(["build", "--quiet", "--package", "ffnlab", "--bin", "ffnlab", "--target-dir"])
-            .arg(target);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        let status = cargo.current_dir(workspace()).status().expect("cargo starts");
-        assert!(status.success(), "the binary does not build");
-        profile.join("ffnlab")
+        let binary = profile.join(format!("ffnlab{}", std::env::consts::EXE_SUFFIX));
+        assert!(binary.exists(), "{} is not there", binary.display());
+        binary
     })
 }
 

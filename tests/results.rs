@@ -80,27 +80,9 @@ fn batches_are_what_training_sees_and_the_same_for_every_variant() {
 fn a_non_finite_loss_is_a_result() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);
-    let over = [
-        "-o",
-        "optim.lr=10",
-        "-o",
-        "optim.grad_clip=0",
-        "-o",
-        "model.init_std=1",
-        "-o",
-        "model.ffn.preset=relu_squared_glu",
-    ];
-    let mut args = vec![
-        "train",
-        "tiny.toml",
-        "-o",
-        "train.steps=400",
-        "-o",
-        "schedule.warmup_steps=0",
-        "--out",
-        "wild",
-        "--json",
-    ];
+    // A decay of more than 1 per step: the weights grow 99-fold each time until they overflow.
+    let over = ["-o", "optim.lr=1", "-o", "optim.weight_decay=100", "-o", "schedule.warmup_steps=0"];
+    let mut args = vec!["train", "tiny.toml", "--out", "wild", "--json"];
     args.extend(over);
     let summary = sandbox.json(&args);
     assert_eq!(summary["status"], "diverged", "{summary}");

@@ -60,10 +60,37 @@ pub fn one_line(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let line = text.lines().next().unwrap_or_default().trim().to_owned();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .take_while(|line| !is_backtrace(line))
+            .filter(|line| !line.is_empty())
+            .collect();
+        let line = lines.join("; ");
         if !line.is_empty() && !parts.iter().any(|part| part.contains(&line)) {
             parts.push(line);
         }
     }
     parts.join(": ")
+}
+
+/// A frame of a backtrace: `12: some::function`.
+fn is_backtrace(line: &str) -> bool {
+    line.split_once(':')
+        .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_without_backtrace() {
+        let error = anyhow::anyhow!("shape mismatch\n   0: candle_core::error\n   1: main").context("step 3");
+        assert_eq!(one_line(&error), "step 3: shape mismatch");
+        assert_eq!(
+            one_line(&anyhow::anyhow!("no usable run\n  a: unfinished")),
+            "no usable run; a: unfinished"
+        );
+    }
 }

@@ -319,6 +319,19 @@ mod tests {
         Ok(())
     }
 
+    /// Without any preference a row is the mean of the values so far.
+    #[test]
+    fn equal_scores_average() -> Result<()> {
+        let v = Tensor::arange(0f32, 70., &candle_core::Device::Cpu)?.reshape((1, 70, 1, 1))?;
+        let zero = v.zeros_like()?;
+        let means: Vec<f32> = (0..70).map(|i| i as f32 / 2.0).collect();
+        for kernels in Kernels::ALL {
+            let out = op(kernels, &[zero.clone(), v.clone(), v.clone()])?;
+            assert_close(&out.flatten_all()?, &Tensor::new(&means[..], v.device())?, 1e-6)?;
+        }
+        Ok(())
+    }
+
     /// Scores of ±1e4: the softmax picks one key, and nothing overflows.
     #[test]
     fn large_scores() -> Result<()> {

@@ -185,6 +185,23 @@ mod tests {
         check_finite_differences(op, &[random(1, (7, 11))?])
     }
 
+    /// ln 4 for equal logits; ln(1 + 1/3) where the odds are 3 to 1.
+    #[test]
+    fn small_numbers() -> Result<()> {
+        let odds = 3f32.ln();
+        let logits = Tensor::new(&[[7f32, 7., 7., 7.], [odds, 0., -1e30, -1e30]], &Device::Cpu)?;
+        let targets = Tensor::new(&[2u32, 0], &Device::Cpu)?;
+        let exact = [4f64.ln(), (4f64 / 3.0).ln()];
+        for (loss, exact) in token_losses(&logits, &targets)?.iter().zip(exact) {
+            assert!((f64::from(*loss) - exact).abs() < 1e-6);
+        }
+        for kernels in Kernels::ALL {
+            let loss: f32 = cross_entropy(kernels, &logits, &targets)?.to_scalar()?;
+            assert!((f64::from(loss) - (exact[0] + exact[1]) / 2.0).abs() < 1e-6);
+        }
+        Ok(())
+    }
+
     #[test]
     fn large_logits() -> Result<()> {
         check(op, &[(random(1, (9, 33))? * 1e4)?], 1e-6)?;

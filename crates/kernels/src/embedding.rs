@@ -134,6 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn small_numbers() -> Result<()> {
+        let weight = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
+        let ids = Tensor::new(&[2u32, 0, 2], &Device::Cpu)?;
+        for kernels in Kernels::ALL {
+            let rows = embedding(kernels, &weight, &ids)?.to_vec2::<f32>()?;
+            assert_eq!(rows, [[5., 6.], [1., 2.], [5., 6.]]);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn agrees_over_many_tasks() -> Result<()> {
         let ids = random_ids(3, 3000, 700)?;
         check(|kernels, x| embedding(kernels, &x[0], &ids), &[random(1, (700, 65))?], 1e-6)?;

@@ -98,6 +98,16 @@ mod tests {
     }
 
     #[test]
+    fn small_numbers() -> Result<()> {
+        let x = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &candle_core::Device::Cpu)?;
+        let w = Tensor::new(&[[1f32, 10.]], &candle_core::Device::Cpu)?;
+        for kernels in Kernels::ALL {
+            assert_eq!(linear(kernels, &x, &w)?.to_vec2::<f32>()?, [[21.], [43.], [65.]]);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn agrees_when_threads_share_the_product() -> Result<()> {
         let inputs = [random(1, (3, 67, 130))?, random(2, (200, 130))?];
         check(op, &inputs, 1e-5)?;

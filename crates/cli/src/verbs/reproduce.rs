@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use lm_eval::compare::{Comparison, Format, Options, collect, export};
+use lm_eval::compare::{Format, Options};
 use lm_train::config::{ConfigSource, Override};
 
-use super::sweep::{plan, train_cells};
+use super::sweep::{plan, show, train_cells};
 use crate::args::{Common, Overrides};
-use crate::output::{note, print};
+use crate::output::note;
 
 /// Reproduce a published experiment at small scale
 #[derive(Debug, Args)]
@@ -98,14 +98,8 @@ impl Shazeer {
         let cells = plan(&source, &out)?;
         note(&format!("{} runs in {}", cells.len(), out.display()));
         let ended = train_cells(&cells, self.jobs, common)?;
-        if ended != ExitCode::SUCCESS && cells.iter().all(|cell| !cell.out.join("summary.json").exists()) {
-            return Ok(ended);
-        }
-        let dirs: Vec<PathBuf> = cells.into_iter().map(|cell| cell.out).filter(|dir| dir.exists()).collect();
         let options = Options { published: true, ..Options::default() };
-        let comparison = Comparison::new(&collect(&dirs)?, &options)?;
-        let format = if self.json { Format::Json } else { self.format };
-        print(&export(&comparison, format, super::terminal_width()))?;
+        show(&cells, &options, if self.json { Format::Json } else { self.format })?;
         Ok(ended)
     }
 

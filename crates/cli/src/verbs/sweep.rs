@@ -52,14 +52,22 @@ impl Sweep {
             return list(&cells, self.json);
         }
         let ended = train_cells(&cells, self.jobs, common)?;
-        let dirs: Vec<PathBuf> = cells.into_iter().map(|cell| cell.out).filter(|dir| dir.exists()).collect();
-        if !dirs.is_empty() {
-            let comparison = Comparison::new(&collect(&dirs)?, &Options::default())?;
-            let format = if self.json { Format::Json } else { Format::Table };
-            print(&export(&comparison, format, super::terminal_width()))?;
-        }
+        show(&cells, &Options::default(), if self.json { Format::Json } else { Format::Table })?;
         Ok(ended)
     }
+}
+
+/// Prints the comparison of the cells, if at least one has ended.
+///
+/// # Errors
+/// Unreadable runs, or a closed standard output.
+pub fn show(cells: &[Job], options: &Options, format: Format) -> Result<()> {
+    if !cells.iter().any(|cell| has_ended(&cell.out)) {
+        return Ok(());
+    }
+    let dirs: Vec<PathBuf> = cells.iter().map(|cell| cell.out.clone()).filter(|dir| dir.exists()).collect();
+    let comparison = Comparison::new(&collect(&dirs)?, options)?;
+    print(&export(&comparison, format, super::terminal_width()))
 }
 
 /// The cells of a grid with their run directories: `OUT/NAME-ID`.

@@ -1,6 +1,6 @@
 //! Exponential and logistic function.
 
-use super::{polynomial, power_of_two, slice_form};
+use super::{polynomial, slice_form};
 use std::f32::consts::LOG2_E;
 
 /// ln 2 in two parts; the first has so few bits that its product with an exponent is exact.
@@ -29,6 +29,12 @@ pub fn exp(x: f32) -> f32 {
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
     e_r * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// 2^n for -126 <= n <= 127, from its bits.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 /// 1 / (1 + e^-x) within 2.5 ulp, subnormal results included.

@@ -1,12 +1,12 @@
 //! ln(1 + x) and softplus.
 
 use super::exp::{LN_2_HIGH, LN_2_LOW};
-use super::{exp, polynomial, power_of_two, slice_form};
+use super::{exp, polynomial, slice_form};
 
 /// ln(1 + x) within 2.5 ulp, also for tiny x; -infinity at -1, NaN below.
 ///
-/// With 1 + x = 2^k (1 + f) and 1 + f between √½ and √2, it is k ln 2 + ln(1 + f); the polynomial for ln(1 +
-/// f) is that of Moshier's Cephes library (`logf.c`).
+/// With 1 + x = 2^k (1 + f) and 1 + f between √½ and √2, it is k ln 2 + ln(1 + f); the polynomial for the
+/// latter is that of Moshier's Cephes library (`logf.c`).
 #[inline(always)]
 pub fn ln_1p(x: f32) -> f32 {
     const P: [f32; 9] = [
@@ -24,10 +24,9 @@ pub fn ln_1p(x: f32) -> f32 {
     let u = 1.0 + x;
     let k = (u.to_bits().wrapping_sub(SQRT_HALF_BITS) as i32) >> 23;
     let mantissa = f32::from_bits(u.to_bits().wrapping_sub((k << 23) as u32));
-    // What rounding took from u; without a shift of the exponent f is x itself and nothing was lost.
-    let lost = if k > 0 { 1.0 - (u - x) } else { x - (u - 1.0) };
-    let shift = power_of_two(-k.min(64));
-    let f = if k == 0 { x } else { (mantissa - 1.0) + lost * shift };
+    // Without a shift of the exponent f is x itself, with all its digits; with one, 1 + x is far enough from 1
+    // for its rounding not to matter.
+    let f = if k == 0 { x } else { mantissa - 1.0 };
     let square = f * f;
     let k_float = k as f32;
     let low = f * square * polynomial(f, P) + k_float * LN_2_LOW - 0.5 * square;

@@ -34,12 +34,6 @@ fn polynomial<const N: usize>(x: f32, c: [f32; N]) -> f32 {
     sum
 }
 
-/// 2^n for -126 <= n <= 127, from its bits.
-#[inline(always)]
-fn power_of_two(n: i32) -> f32 {
-    f32::from_bits((n.wrapping_add(127) << 23) as u32)
-}
-
 /// Defines the slice form of a scalar function.
 macro_rules! slice_form {
     ($(#[$attribute:meta])* $name:ident, $scalar:path) => {

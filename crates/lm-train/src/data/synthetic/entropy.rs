@@ -13,9 +13,9 @@ use std::ops::{Add, AddAssign, Mul};
 use super::facts::{Entity, Facts};
 use super::lexicon::{Class, Lexicon, Number};
 use super::proportions::{
-    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS,
-    LINE, NOUN, NOUN_BY_ADJECTIVE, NOUN_BY_TOPIC, OBJECT_BY_ADJECTIVE, OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC,
-    OBJECT_BY_VERB, PARAGRAPHS, PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT,
+    ADJECTIVE, AND, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, LINE, NOUN, NOUN_BY_ADJECTIVE,
+    NOUN_BY_TOPIC, OBJECT_BY_ADJECTIVE, OBJECT_BY_FAVOURITE, OBJECT_BY_TOPIC, OBJECT_BY_VERB, PARAGRAPHS,
+    PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT,
 };
 use super::weights::Mixture;
 
@@ -81,7 +81,6 @@ struct Topic<'a> {
     topic: u16,
     max_depth: usize,
     opener_nats: f64,
-    item_nats: f64,
     /// Per role of the cast.
     names: Vec<Vec<f64>>,
     nouns: Vec<f64>,
@@ -108,7 +107,6 @@ impl<'a> Topic<'a> {
             topic,
             max_depth,
             opener_nats: entropy(&dense(&facts.opener(), size(Class::Opener))),
-            item_nats: entropy(&dense(&facts.item(), n_nouns)),
             names: (0..CAST).map(|role| dense(&facts.cast(role), n_names)).collect(),
             nouns: dense(&facts.noun(topic, None), n_nouns),
             adjectives: dense(&facts.adjective(topic), n_adjectives),
@@ -156,12 +154,9 @@ impl<'a> Topic<'a> {
         for names in &self.names {
             total += word(entropy(names)) + certain(1.0);
         }
-        let (list, items) = self.list();
-        total += list + certain(1.0);
+        total += certain(1.0);
 
-        // After "again": "with", the items, the stop and the line.
-        let recall = certain(3.0 + items);
-        let paragraph = self.paragraph(recall);
+        let paragraph = self.paragraph();
         let opener = self.opener_nats;
         let mut reached = 1.0;
         for paragraphs in 0..=*PARAGRAPHS.end() {
@@ -175,42 +170,26 @@ impl<'a> Topic<'a> {
         total
     }
 
-    /// The items of the title and their stop, and how many items there are on average.
-    fn list(&self) -> (Entropy, f64) {
-        let (mut total, mut items, mut reached) = (Entropy::default(), 0.0, 1.0);
-        for count in 0..=*ITEMS.end() {
-            let another = if count < *ITEMS.end() { ANOTHER_ITEM[0] } else { 0 };
-            let end = if ITEMS.contains(&count) { ANOTHER_ITEM[1] } else { 0 };
-            let p_another = f64::from(another) / f64::from(another + end);
-            let item = Entropy { nats: self.item_nats, words: 0.0 };
-            total += reached * (word(choice(&[another, end])) + p_another * item);
-            reached *= p_another;
-            items += reached;
-        }
-        (total, items)
-    }
-
     /// A paragraph after its opener, up to its line break.
-    fn paragraph(&self, recall: Entropy) -> Entropy {
+    fn paragraph(&self) -> Entropy {
         let (fresh_subject, predicate) = self.sentence();
         let mut total = word(choice(&phrase_starts())) + fresh_subject + predicate;
         let mut reached = 1.0;
         for sentences in 1..=*SENTENCES.end() {
             let mut menu = Vec::new();
-            let (mut p_again, mut p_pronoun, mut p_fresh) = (0, 0, 0);
+            let (mut pronoun, mut fresh) = (0, 0);
             if SENTENCES.contains(&sentences) {
-                menu.extend([LINE, AGAIN]);
-                p_again = AGAIN;
+                menu.push(LINE);
             }
             if sentences < *SENTENCES.end() {
                 menu.push(PRONOUN);
                 menu.extend(phrase_starts());
-                (p_pronoun, p_fresh) = (PRONOUN, phrase_starts().iter().sum());
+                (pronoun, fresh) = (PRONOUN, phrase_starts().iter().sum());
             }
             let p = |weight: u32| f64::from(weight) / f64::from(menu.iter().sum::<u32>());
-            let more = p(p_fresh) * fresh_subject + p(p_pronoun + p_fresh) * predicate;
-            total += reached * (word(choice(&menu)) + p(p_again) * recall + more);
-            reached *= p(p_pronoun + p_fresh);
+            let more = p(fresh) * fresh_subject + p(pronoun + fresh) * predicate;
+            total += reached * (word(choice(&menu)) + more);
+            reached *= p(pronoun + fresh);
         }
         total
     }

@@ -29,8 +29,6 @@ pub(super) struct Facts {
     verbs: usize,
     topics: Weights,
     openers: Weights,
-    /// Things for the list of the title: all nouns alike.
-    items: Weights,
     /// Per role of the cast, its part of the names.
     cast: Vec<Weights>,
     /// Per topic: nouns by frequency, those of the topic [`Facts::TOPIC_BOOST`] times likelier.
@@ -64,7 +62,6 @@ impl Facts {
     /// Draws the facts of a language. Each table has a key of its own, so that one does not shift the others.
     pub(super) fn new(config: &SyntheticConfig, class_size: impl Fn(Class) -> usize, key: &Key) -> Self {
         let frequency = |rank: usize| ((rank + 1) as f64).powf(-config.zipf_exponent);
-        let alike = |n: usize| Weights::new((0..n).map(|i| (i as u16, 1.0)));
         let by_frequency = |members: std::ops::Range<usize>| {
             Weights::new(members.clone().map(|i| (i as u16, frequency(i - members.start))))
         };
@@ -107,8 +104,7 @@ impl Facts {
         Self {
             nouns,
             verbs,
-            topics: alike(topics),
-            items: alike(nouns),
+            topics: Weights::new((0..topics).map(|i| (i as u16, 1.0))),
             openers: by_frequency(0..class_size(Class::Opener)),
             cast: (0..CAST)
                 .map(|role| by_frequency(names * role / CAST..names * (role + 1) / CAST))
@@ -144,11 +140,6 @@ impl Facts {
     /// The word that opens a paragraph.
     pub(super) fn opener(&self) -> Mixture<'_> {
         Mixture::new([(1, Part::Table(&self.openers))])
-    }
-
-    /// An item of the list.
-    pub(super) fn item(&self) -> Mixture<'_> {
-        Mixture::new([(1, Part::Table(&self.items))])
     }
 
     /// The person in a role.

@@ -8,8 +8,8 @@ use super::facts::{Entity, Facts};
 use super::lexicon::{Class, Number, Word};
 use super::menu::Menu;
 use super::proportions::{
-    ADJECTIVE, AGAIN, AND, ANOTHER_ITEM, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, ITEMS,
-    LINE, NOUN, PARAGRAPHS, PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT, agreeing,
+    ADJECTIVE, AND, ANOTHER_PARAGRAPH, BARE, CAST, COPULA, DETERMINERS, GO_ON, LINE, NOUN, PARAGRAPHS,
+    PERSONS, PLACE, PRONOUN, SENTENCES, SUBJECT_RELATIVE, THAT, agreeing,
 };
 use super::weights::Mixture;
 
@@ -20,15 +20,11 @@ enum Phase {
     Colon,
     Name(usize),
     AfterName(usize),
-    /// Another item of the list, or its end.
-    Items,
     LineEnd,
     /// Another paragraph, or the end.
     LineStart,
     /// A sentence is complete.
     Boundary,
-    /// The words after "again", counted.
-    Recall(usize),
     /// A noun phrase, in the open slot of the innermost clause.
     NounPhrase,
     /// An adjective or noun, after this determiner.
@@ -81,7 +77,6 @@ pub(super) struct State {
     phase: Phase,
     topic: u16,
     cast: [u16; CAST],
-    items: Vec<u16>,
     paragraphs: usize,
     sentences: usize,
     /// Subject of the sentence before, in this paragraph.
@@ -102,7 +97,6 @@ impl State {
             phase: Phase::Topic,
             topic: 0,
             cast: [0; CAST],
-            items: Vec::with_capacity(*ITEMS.end()),
             paragraphs: 0,
             sentences: 0,
             previous: None,
@@ -119,15 +113,7 @@ impl State {
             Phase::Topic => menu.class(1, Class::Topic, facts.topic()),
             Phase::Colon => menu.word(1, Word::Colon),
             Phase::Name(role) => menu.class(1, Class::Name, facts.cast(role)),
-            Phase::AfterName(role) => menu.word(1, if role + 1 < CAST { Word::Comma } else { Word::With }),
-            Phase::Items => {
-                if self.items.len() < *ITEMS.end() {
-                    menu.class(ANOTHER_ITEM[0], Class::Noun(Number::Singular), facts.item());
-                }
-                if ITEMS.contains(&self.items.len()) {
-                    menu.word(ANOTHER_ITEM[1], Word::Stop);
-                }
-            }
+            Phase::AfterName(role) => menu.word(1, if role + 1 < CAST { Word::Comma } else { Word::Stop }),
             Phase::LineEnd => menu.word(1, Word::Line),
             Phase::LineStart => {
                 if self.paragraphs < *PARAGRAPHS.end() {
@@ -140,7 +126,6 @@ impl State {
             Phase::Boundary => {
                 if SENTENCES.contains(&self.sentences) {
                     menu.word(LINE, Word::Line);
-                    menu.word(AGAIN, Word::Again);
                 }
                 if self.sentences < *SENTENCES.end() {
                     if let Some((subject, number)) = self.previous {
@@ -149,7 +134,6 @@ impl State {
                     self.noun_phrase_menu(facts.noun(self.topic, None), menu);
                 }
             }
-            Phase::Recall(step) => menu.word(1, self.recalled(step)),
             Phase::NounPhrase => self.noun_phrase_menu(self.nouns(None, facts), menu),
             Phase::Determined(determiner) => {
                 menu.class(ADJECTIVE, Class::Adjective, facts.adjective(self.topic));
@@ -252,12 +236,7 @@ impl State {
                 Phase::AfterName(role)
             }
             Phase::AfterName(role) if role + 1 < CAST => Phase::Name(role + 1),
-            Phase::AfterName(_) => Phase::Items,
-            Phase::Items if word == Word::Stop => Phase::LineEnd,
-            Phase::Items => {
-                self.items.push(word.member());
-                Phase::Items
-            }
+            Phase::AfterName(_) => Phase::LineEnd,
             Phase::LineEnd => Phase::LineStart,
             Phase::LineStart if word == Word::End => Phase::Done,
             Phase::LineStart => {
@@ -269,11 +248,8 @@ impl State {
             }
             Phase::Boundary => match word {
                 Word::Line => Phase::LineStart,
-                Word::Again => Phase::Recall(0),
                 other => self.begin_sentence(other),
             },
-            Phase::Recall(_) if word == Word::Stop => Phase::LineEnd,
-            Phase::Recall(step) => Phase::Recall(step + 1),
             Phase::NounPhrase => self.begin_noun_phrase(word),
             Phase::Determined(determiner) => match word {
                 Word::Of(Class::Adjective, adjective) => Phase::Described(determiner, adjective),
@@ -390,17 +366,6 @@ impl State {
 
     fn innermost_mut(&mut self) -> &mut Clause {
         self.clauses.last_mut().expect("a sentence has a main clause")
-    }
-
-    /// The words after "again": the list of the title, verbatim.
-    fn recalled(&self, step: usize) -> Word {
-        match step {
-            0 => Word::With,
-            step => match self.items.get(step - 1) {
-                Some(&item) => Word::Of(Class::Noun(Number::Singular), item),
-                None => Word::Stop,
-            },
-        }
     }
 }
 

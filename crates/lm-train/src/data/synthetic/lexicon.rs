@@ -61,15 +61,13 @@ pub(super) enum Word {
     It,
     They,
     She,
-    With,
-    Again,
     /// A member of an open class, or of a small class whose members are alike.
     Of(Class, u16),
 }
 
 impl Word {
     /// Every word outside the classes.
-    pub(super) const FUNCTION: [Self; 17] = [
+    pub(super) const FUNCTION: [Self; 15] = [
         Self::End,
         Self::Line,
         Self::Stop,
@@ -85,8 +83,6 @@ impl Word {
         Self::It,
         Self::They,
         Self::She,
-        Self::With,
-        Self::Again,
     ];
 
     /// The letters of a function word.
@@ -107,8 +103,6 @@ impl Word {
             Self::It => "it",
             Self::They => "they",
             Self::She => "she",
-            Self::With => "with",
-            Self::Again => "again",
             Self::Of(..) => return None,
         })
     }

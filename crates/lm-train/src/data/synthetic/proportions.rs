@@ -6,21 +6,15 @@ use super::lexicon::{Number, Word};
 
 /// Persons in a document: the first is the hero.
 pub(super) const CAST: usize = 3;
-/// Things in the list of the title.
-pub(super) const ITEMS: RangeInclusive<usize> = 3..=5;
-/// Weights of another item and of the end of the list.
-pub(super) const ANOTHER_ITEM: [u32; 2] = [1, 1];
 /// Paragraphs of a document.
-pub(super) const PARAGRAPHS: RangeInclusive<usize> = 2..=5;
+pub(super) const PARAGRAPHS: RangeInclusive<usize> = 2..=6;
 /// Weights of another paragraph and of the end of the document.
-pub(super) const ANOTHER_PARAGRAPH: [u32; 2] = [2, 1];
-/// Sentences of a paragraph; recalling the list does not count.
+pub(super) const ANOTHER_PARAGRAPH: [u32; 2] = [3, 1];
+/// Sentences of a paragraph.
 pub(super) const SENTENCES: RangeInclusive<usize> = 2..=4;
 
 /// After a sentence: weight of the end of the paragraph.
-pub(super) const LINE: u32 = 3;
-/// After a sentence: weight of recalling the list, which ends the paragraph.
-pub(super) const AGAIN: u32 = 8;
+pub(super) const LINE: u32 = 10;
 /// At the start of a sentence: weight of a pronoun, which keeps the subject of the sentence before.
 pub(super) const PRONOUN: u32 = 4;
 /// At the start of a noun phrase: determiners, their weights, and the numbers they go with.
@@ -32,7 +26,7 @@ pub(super) const DETERMINERS: [(Word, u32, &[Number]); 3] = [
 /// At the start of a noun phrase: weight of a plural noun without determiner.
 pub(super) const BARE: u32 = 6;
 /// At the start of a noun phrase: weights of the persons, by role.
-pub(super) const PERSONS: [u32; CAST] = [3, 1, 1];
+pub(super) const PERSONS: [u32; CAST] = [4, 2, 2];
 
 /// After a determiner: weight of an adjective.
 pub(super) const ADJECTIVE: u32 = 4;
