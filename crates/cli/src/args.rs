@@ -22,7 +22,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  ffnlab reproduce shazeer                     the small-scale reproduction of Shazeer's table, about ten minutes
+  ffnlab reproduce shazeer                     Shazeer's table at small scale
   ffnlab train configs/smoke.toml              train one model in seconds
   ffnlab train my.toml -o model.ffn.preset=geglu -o seed=1
   ffnlab sweep my-grid.toml --jobs 2           train every cell of a grid; call again to go on

@@ -9,8 +9,8 @@ use super::synthetic::Split;
 use super::tokens::TokenFiles;
 use crate::tokenizer::TextTokenizer;
 
-/// The tokens of a text file (or of the files a glob matches), documents split at `separator` as in training, and the
-/// UTF-8 bytes of the text.
+/// The tokens of a text file (or of the files a glob matches), documents split at `separator` as in training but
+/// without an end-of-text token after the last one, and the UTF-8 bytes of the text.
 ///
 /// # Errors
 /// A path that names nothing, an empty file, text that is not UTF-8.
@@ -20,7 +20,12 @@ pub fn given_text(pattern: &str, separator: &str, tokenizer: &TextTokenizer) -> 
         documents.push_file(&read_text(&path)?, separator);
     }
     let texts: Vec<&str> = documents.iter().collect();
-    Ok((TokenStream::from_ids(&tokenizer.encode_documents(&texts)?), documents.bytes() as u64))
+    let mut ids = tokenizer.encode_documents(&texts)?;
+    // What follows the last document is no part of the text: the tokens are those that any other program finds in it.
+    if tokenizer.eos().is_some() {
+        ids.pop();
+    }
+    Ok((TokenStream::from_ids(&ids), documents.bytes() as u64))
 }
 
 /// The ids of a token file (or of the files a glob matches), all below `vocab_size`.
