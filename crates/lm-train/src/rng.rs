@@ -114,7 +114,7 @@ pub fn below(rng: &mut impl RngCore, n: u64) -> u64 {
 ///
 /// A balanced Feistel network permutes the smallest domain of 4^k >= n values; a value that lands outside `0..n` is sent
 /// through again until it lands inside (cycle walking; Black and Rogaway 2002), which takes fewer than 4 rounds on average
-/// once n exceeds [`Permutation::MIN_DOMAIN`].
+/// once n exceeds `MIN_DOMAIN`.
 #[derive(Clone, Debug)]
 pub struct Permutation {
     n: u64,
