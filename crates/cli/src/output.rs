@@ -28,7 +28,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints one JSON object, readable.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }

@@ -1,7 +1,7 @@
 //! From run directories to a comparison: collect runs, group them into arms, compare arms with statistics, print.
 //!
-//! Every step is a plain value, so that a table, a JSON file and a test see the same numbers: [`collect`] reads a
-//! [`Collection`], [`Comparison::new`] turns it into arms with estimates and paired differences, [`export`] prints it.
+//! Every step is a plain value, so that a table, a JSON file and a test see the same numbers: [`collect()`] reads a
+//! [`Collection`], [`Comparison::new`] turns it into arms with estimates and paired differences, [`export()`] prints it.
 
 pub mod collect;
 pub mod comparison;
