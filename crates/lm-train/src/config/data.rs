@@ -76,7 +76,7 @@ pub struct SyntheticConfig {
     /// the same language. Default 1.
     #[garde(range(max = i64::MAX as u64))]
     pub language_seed: u64,
-    /// Training documents, of about 130 words each. Default 20000.
+    /// Training documents, of about 110 words and marks each. Default 20000.
     #[garde(range(min = 1, max = 100_000_000))]
     pub train_documents: u64,
     /// Validation documents; they never occur among the training documents. Default 500.

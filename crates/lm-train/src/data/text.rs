@@ -23,7 +23,7 @@ pub(super) struct SplitText {
 /// Where the documents come from.
 enum Origin {
     /// The language; its settings also as JSON.
-    Synthetic { config: SyntheticConfig, json: String },
+    Synthetic { language: Box<Language>, config: SyntheticConfig, json: String },
     /// Files for each split.
     Files { files: SplitFiles, separator: String },
     /// Files of which the last fraction is held out.
@@ -46,7 +46,8 @@ impl TextSource {
         let origin = match data.source {
             DataSource::Synthetic => {
                 let config = data.synthetic.clone();
-                Origin::Synthetic { json: serde_json::to_string(&config)?, config }
+                let language = Box::new(Language::new(&config));
+                Origin::Synthetic { language, json: serde_json::to_string(&config)?, config }
             }
             DataSource::Tokens => bail!("token files hold no text"),
             DataSource::Text => {
@@ -81,10 +82,12 @@ impl TextSource {
             hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
         };
         match &self.origin {
-            Origin::Synthetic { json, .. } => {
+            Origin::Synthetic { language, json, .. } => {
                 field(b"synthetic");
                 field(split.name().as_bytes());
                 field(json.as_bytes());
+                // The settings decide everything but the design of the language; a sample tells designs apart.
+                field(language.generate(split, 0).text.as_bytes());
             }
             Origin::Files { files, separator } => {
                 field(b"files");
@@ -124,12 +127,12 @@ impl TextSource {
 
     fn make(&self, progress: &dyn Fn(&str)) -> Result<[SplitText; 2]> {
         match &self.origin {
-            Origin::Synthetic { config, .. } => {
+            Origin::Synthetic { language, config, .. } => {
                 let SyntheticConfig { train_documents, valid_documents, .. } = config;
                 progress(&format!(
                     "writing {train_documents} + {valid_documents} documents of the synthetic language"
                 ));
-                Ok(synthetic(config))
+                Ok(synthetic(language, config))
             }
             Origin::Files { files, separator } => {
                 let text = |documents| SplitText { documents, nll: None };
@@ -164,8 +167,7 @@ fn read(files: &[HashedFile], separator: &str) -> Result<Documents> {
 }
 
 /// The corpus of the language. A training document that is also a validation document is replaced by a later one.
-fn synthetic(config: &SyntheticConfig) -> [SplitText; 2] {
-    let language = Language::new(config);
+fn synthetic(language: &Language, config: &SyntheticConfig) -> [SplitText; 2] {
     let mut valid = SplitText { documents: Documents::default(), nll: Some(0.0) };
     let mut train = SplitText { documents: Documents::default(), nll: Some(0.0) };
     let mut held_out = HashSet::new();

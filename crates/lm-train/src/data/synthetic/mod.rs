@@ -6,37 +6,43 @@
 //! # What a document looks like
 //!
 //! ```text
-//! fora: mila, beno, toka with dru, lamu, kise.
-//! then the lamu that the pidos fears likes beno and is gola. it puts a kise on the dru. again with dru, lamu, kise.
-//! now mila likes some zofas. the zofas that mila likes are nute.
+//! sako: chovo, mostu, torara.
+//! then pipus bado mostu. chovo dafis torara. chovo gustosus the chamus under the nina. the chuchu rutulus resuzis that
+//!     nustu tuchas that torara sastes.
+//! later pipus that mostu stefisos gustosu some mures. mostu kachis some mami chistus.
+//! soon torara kigodis chovo. lulos tesiro direpis and visu pazas. chovo stupus garos. she kuchus chovo.
 //! ```
 //!
-//! A title names the topic, three persons and a list of things. Three to six paragraphs of two to four sentences follow.
-//! Words of open classes are made of drawn syllables; function words are English.
+//! A title names the topic and three persons. Two to six paragraphs (lines) of two to four sentences follow. Function
+//! words are English; words of open classes are drawn syllables: "the chuchu rutulus resuzis" has a noun, its verb, and
+//! a noun.
 //!
 //! # The grammar
 //!
 //! ```text
-//! document  = topic ":" name "," name "," name "with" item {"," item} "." line paragraph {paragraph} end
-//! paragraph = opener sentence {sentence} ["again" "with" item {"," item} "."] line
-//! sentence  = (subject | pronoun) phrase ["and" phrase] "."
-//! phrase    = verb object [preposition "the" noun]  |  ("is" | "are") adjective
-//! subject, object = name | determiner [adjective] noun ["that" relative]
-//! relative  = verb object  |  subject verb
+//! document    = topic ":" name "," name "," name "." line paragraph {paragraph} end
+//! paragraph   = opener sentence {sentence} line
+//! sentence    = (noun phrase | pronoun) verb phrase ["and" verb phrase] "."
+//! verb phrase = verb noun phrase [preposition "the" noun]  |  ("is" | "are") adjective
+//! noun phrase = name  |  plural noun ["that" relative]  |  determiner [adjective] noun ["that" relative]
+//! relative    = verb noun phrase  |  noun phrase verb
 //! ```
 //!
 //! # What there is to learn, and what it takes
 //!
 //! - Spelling and grammar: closed classes, regular endings, word order.
-//! - Agreement: "a" with singular nouns, "some" with plural ones; verbs and "is"/"are" agree with their subject across any
-//!   relative clauses in between, which nest up to `max_depth`, and again after "and".
-//! - Copying: later names are those of the title; "again" recalls its list verbatim, a hundred words on; a pronoun agrees
-//!   with the subject of the sentence before and stands for it.
-//! - Association: the topic of the title makes nouns and adjectives likelier throughout.
-//! - Facts: the habits of every noun and name (its verbs), the objects and the places of every verb, the preposition it
-//!   governs (to be recalled after an object of any length), the property of every noun ("the lamu is gola", and "a gola"
-//!   is likely to go on with "lamu"), and the favourite object of every pair of subject and verb. The pairs are many
-//!   (13,000 by default, with Zipfian frequencies), so a larger or better model goes on gaining for long.
+//! - Agreement: "a" goes with singular nouns, "some" with plural ones; verbs and "is"/"are" agree with their subject across
+//!   any relative clauses in between, which nest up to `max_depth`, and again after "and".
+//! - Copying: later names are those of the title; a pronoun agrees with the subject of the sentence before and acts as it.
+//! - Association: the topic of the title makes some nouns and adjectives likelier throughout.
+//! - Facts: the habits of every noun and name (its verbs), the objects and places of every verb, the preposition it governs
+//!   (to be recalled after an object of any length), the property of every noun ("the mostu is mami", and "a mami" likely
+//!   goes on with "mostu"), and the favourite object of every pair of subject and verb. The pairs are many (13,000 by
+//!   default, with Zipfian frequencies), so a larger or better model goes on gaining for long.
+//!
+//! Most of it is facts that can be told from the last few words, because those load the feed-forward block, and because
+//! they are learned gradually. Verbatim recall of longer lists was tried and left out: small models pick it up all at once
+//! after millions of tokens, some seeds sooner than others, and that noise drowns the differences to be measured.
 //!
 //! # Why its probability is exact
 //!

@@ -16,16 +16,20 @@ fn texts(language: &Language, n: u64) -> impl Iterator<Item = Document> + '_ {
 #[test]
 fn text_is_pinned() {
     // A change of this text changes every result ever measured on the language.
-    let document = Language::new(&SyntheticConfig::default()).generate(Split::Valid, 0);
-    let expected = concat!(
-        "sazotu: chovo, cheno, chagochu.\n",
-        "then some pipus bado stanas on the zevides. chovo linas the pipa pipus near the zemas.\n",
-        "now chovo stupus chovo. some stanas guva stanas that gustosu a tuzu that pigabis chagochu. a stana pidas cheno. chovo stupus a livi.\n",
-        "then chovo linas chovo near the pevo. she puparos cheno in the pipu. she kazis some fizedas and nuchus chagochu. she stupus the tige.\n",
-        "then chagochu vichus chagochu. some letado sofus are mami. chovo stupus a mamu vilaso.\n",
-    );
-    assert_eq!(document.text, expected);
-    assert!((document.nll - 193.5754768113332).abs() < 1e-6, "{}", document.nll);
+    let language = Language::new(&SyntheticConfig::default());
+    let document = language.generate(Split::Valid, 0);
+    assert!(document.text.starts_with(
+        "sazotu: chovo, cheno, chagochu.\nthen some pipus bado stanas on the zevides. chovo linas the pipa pipus near"
+    ));
+    assert!((document.nll - 193.575_476_811_333).abs() < 1e-9, "{}", document.nll);
+    let mut hasher = blake3::Hasher::new();
+    for index in 0..100 {
+        for split in Split::ALL {
+            hasher.update(language.generate(split, index).text.as_bytes());
+        }
+    }
+    let hash = hasher.finalize().to_hex().to_string();
+    assert_eq!(hash, "8dfbb9f9b35d90b1e14da3d2cbf05e221e9f308b16be6bcf250850cb8ba06f76");
 }
 
 #[test]
