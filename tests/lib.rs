@@ -98,12 +98,23 @@ impl Sandbox {
         let metrics = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
         let parse = |line: &str| {
             let value: Value = serde_json::from_str(line).expect("a whole line");
-            let loss =
-                value.get("loss").or_else(|| value.get("val_loss")).and_then(Value::as_f64).expect("a loss");
             let kind = value["kind"].as_str().expect("a kind").to_owned();
-            (kind, value["step"].as_u64().expect("a step"), loss.to_bits())
+            let loss = match kind.as_str() {
+                "step" => &value["loss"],
+                "eval" => &value["val_loss"],
+                _ => return None,
+            };
+            let loss = loss.as_f64().expect("a loss");
+            Some((kind, value["step"].as_u64().expect("a step"), loss.to_bits()))
         };
-        metrics.lines().map(parse).collect()
+        metrics.lines().filter_map(parse).collect()
+    }
+
+    /// All lines of one kind in a run's metrics.
+    pub fn metrics(&self, run: &str, kind: &str) -> Vec<Value> {
+        let metrics = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
+        let lines = metrics.lines().map(|line| serde_json::from_str(line).expect("a whole line"));
+        lines.filter(|value: &Value| value["kind"] == kind).collect()
     }
 
     /// Bytes of the weights of a run's checkpoint at `step`.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use kernels::Kernels;
 
-use crate::{Activation, FfnConfig, FfnKind, Linear};
+use crate::precision::{ActivationType, LinearRole, Precision};
+use crate::{Activation, FfnConfig, FfnKind, Linear, RmsNorm};
 
 /// Standard deviations of a new block's normally distributed weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,17 +16,22 @@ pub struct FfnInit {
     pub std: f64,
     /// Of the down projection, which writes to the residual stream and is often drawn smaller.
     pub down_std: f64,
+    /// Added to the mean square inside the norm before the down projection, where a recipe has one.
+    pub norm_eps: f64,
 }
 
 /// A feed-forward block: `down_proj(hidden(x))`.
 ///
 /// Its parameters are `gate_proj.weight` (gated blocks only), `up_proj.weight` and
-/// `down_proj.weight`; see [`FfnConfig::parameters`].
+/// `down_proj.weight`, see [`FfnConfig::parameters`]; a recipe with a norm before the down projection adds
+/// `ffn_sub_norm.weight` of width `d_ff`.
 #[derive(Debug, Clone)]
 pub struct Ffn {
     branches: Branches,
+    sub_norm: Option<RmsNorm>,
     down_proj: Linear,
     kernels: Kernels,
+    precision: Precision,
 }
 
 #[derive(Debug, Clone)]
@@ -40,12 +46,19 @@ impl Ffn {
     /// # Errors
     ///
     /// If `vb` lacks a parameter or has one of another shape.
-    pub fn new(config: &FfnConfig, vb: VarBuilder, kernels: Kernels, init: FfnInit) -> Result<Self> {
-        let linear = |name, d_in, d_out, stdev| {
+    pub fn new(
+        config: &FfnConfig,
+        vb: VarBuilder,
+        kernels: Kernels,
+        init: FfnInit,
+        precision: &Precision,
+    ) -> Result<Self> {
+        let linear = |name, widths, stdev, role| {
             let init = Init::Randn { mean: 0.0, stdev };
-            Linear::new(d_in, d_out, vb.pp(name), init, kernels)
+            Linear::new(widths, vb.pp(name), init, kernels, precision, role)
         };
-        let into_hidden = |name| linear(name, config.d_model, config.d_ff, init.std);
+        let into_hidden =
+            |name| linear(name, [config.d_model, config.d_ff], init.std, LinearRole::IntoHidden);
         let branches = match config.kind {
             FfnKind::Ungated { activation } => {
                 Branches::Ungated { up_proj: into_hidden("up_proj")?, activation }
@@ -57,10 +70,13 @@ impl Ffn {
                 up,
             },
         };
+        let norm = || RmsNorm::new(config.d_ff, init.norm_eps, vb.pp("ffn_sub_norm"), kernels, precision);
         Ok(Self {
             branches,
-            down_proj: linear("down_proj", config.d_ff, config.d_model, init.down_std)?,
+            sub_norm: precision.recipe().sub_norm.then(norm).transpose()?,
+            down_proj: linear("down_proj", [config.d_ff, config.d_model], init.down_std, LinearRole::Down)?,
             kernels,
+            precision: precision.clone(),
         })
     }
 
@@ -70,32 +86,79 @@ impl Ffn {
     ///
     /// If the last dimension of `x_btd` is not `d_model`, or its dtype or device is not the weights'.
     pub fn forward(&self, x_btd: &Tensor) -> Result<Tensor> {
-        self.down_proj.forward(&self.hidden(x_btd)?)
+        let hidden = self.hidden(x_btd)?;
+        match &self.sub_norm {
+            Some(norm) => self.down_proj.forward(&norm.forward(&hidden)?),
+            None => self.down_proj.forward(&hidden),
+        }
     }
 
-    /// The hidden state that enters the down projection, `[.., d_ff]`: for probes of sparsity,
-    /// outliers and dead units.
+    /// The product of the activated branches, `[.., d_ff]`, which enters the down projection (through a norm
+    /// where a recipe has one): for probes of sparsity, outliers and dead units.
     ///
     /// # Errors
     ///
     /// As for [`forward`](Ffn::forward).
     pub fn hidden(&self, x_btd: &Tensor) -> Result<Tensor> {
-        match &self.branches {
-            Branches::Ungated { up_proj, activation } => {
-                let up_pre = up_proj.forward(x_btd)?;
-                match self.kernels.for_tensors(&[&up_pre]) {
-                    Kernels::Reference => activation.forward(&up_pre),
-                    Kernels::Portable => kernels::ungated(self.kernels, &up_pre, Arc::new(*activation)),
-                }
+        let branches = self.branches.forward(x_btd)?;
+        let hidden = match self.precision.recipe().activation {
+            ActivationType::Fp32 => branches.activate(self.kernels)?,
+            ActivationType::Compute => return branches.activate_in(self.precision.compute_dtype()?),
+        };
+        self.precision.round(self.kernels, &hidden)
+    }
+}
+
+impl Branches {
+    fn forward(&self, x_btd: &Tensor) -> Result<Preactivations> {
+        Ok(match self {
+            Self::Ungated { up_proj, activation } => {
+                Preactivations::Ungated { up: up_proj.forward(x_btd)?, activation: *activation }
             }
-            Branches::Gated { gate_proj, up_proj, gate, up } => {
-                let (gate_pre, up_pre) = (gate_proj.forward(x_btd)?, up_proj.forward(x_btd)?);
-                match self.kernels.for_tensors(&[&gate_pre, &up_pre]) {
-                    Kernels::Reference => gate.forward(&gate_pre)? * up.forward(&up_pre)?,
+            Self::Gated { gate_proj, up_proj, gate, up } => Preactivations::Gated {
+                gate: gate_proj.forward(x_btd)?,
+                up: up_proj.forward(x_btd)?,
+                activations: [*gate, *up],
+            },
+        })
+    }
+}
+
+/// What the projections into the hidden state gave, and the functions they go through.
+enum Preactivations {
+    Ungated { up: Tensor, activation: Activation },
+    Gated { gate: Tensor, up: Tensor, activations: [Activation; 2] },
+}
+
+impl Preactivations {
+    /// Evaluated in the type of the tensors; half precision is widened inside.
+    fn activate(&self, kernels: Kernels) -> Result<Tensor> {
+        match self {
+            Self::Ungated { up, activation } => match kernels.for_tensors(&[up]) {
+                Kernels::Reference => activation.forward(up),
+                Kernels::Portable => kernels::ungated(kernels, up, Arc::new(*activation)),
+            },
+            Self::Gated { gate, up, activations: [of_gate, of_up] } => {
+                match kernels.for_tensors(&[gate, up]) {
+                    Kernels::Reference => of_gate.forward(gate)? * of_up.forward(up)?,
                     Kernels::Portable => {
-                        kernels::gated(self.kernels, &gate_pre, &up_pre, Arc::new(*gate), Arc::new(*up))
+                        kernels::gated(kernels, gate, up, Arc::new(*of_gate), Arc::new(*of_up))
                     }
                 }
+            }
+        }
+    }
+
+    /// Evaluated in `dtype`, every operation of the formula and of its derivative rounded to it; the result is given in
+    /// the type of the tensors.
+    fn activate_in(&self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Ungated { up, activation } => {
+                activation.forward_in(&up.to_dtype(dtype)?)?.to_dtype(up.dtype())
+            }
+            Self::Gated { gate, up, activations: [of_gate, of_up] } => {
+                let gated = of_gate.forward_in(&gate.to_dtype(dtype)?)?;
+                (gated * of_up.forward_in(&up.to_dtype(dtype)?)?)?.to_dtype(up.dtype())
             }
         }
     }

@@ -23,8 +23,11 @@ mod config;
 mod error;
 mod section;
 
+pub mod precision;
+
 mod ffn;
 mod linear;
+mod norm;
 
 pub use activation::Activation;
 pub use config::{FfnConfig, FfnFlops};
@@ -32,4 +35,6 @@ pub use error::FfnError;
 pub use ffn::{Ffn, FfnInit};
 pub use kind::{FfnKind, FfnPreset};
 pub use linear::Linear;
+pub use norm::RmsNorm;
+pub use precision::{Precision, PrecisionPreset, PrecisionSection, Recipe};
 pub use section::{FfnKindName, FfnSection, FfnWidth};

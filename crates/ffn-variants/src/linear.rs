@@ -1,46 +1,89 @@
-//! The linear layer: the one seam at which a precision recipe acts.
+//! The linear layer: the one seam at which a precision recipe acts on weight products.
 //!
 //! Every weight matrix is multiplied here and nowhere else: the projections of a feed-forward block,
-//! and whatever else a model puts through it. A recipe that rounds operands, gradients or weights to
-//! a smaller format therefore changes this file only, and nothing about it shows in a checkpoint:
-//! on disk there is one named weight, without a bias.
+//! and whatever else a model puts through it. Nothing about a recipe shows in a checkpoint: on disk there is
+//! one named weight, without a bias.
+
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use kernels::Kernels;
+use kernels::{Kernels, Observer, QuantizedLinear};
+use numerics::NumericFormat;
+
+use crate::precision::{LinearFormats, LinearRole, Precision};
 
 /// `y = x W^T` with `W` stored as `[d_out, d_in]`; no bias.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Tensor,
     kernels: Kernels,
+    low: Option<LowPrecision>,
+}
+
+/// What a layer needs when its recipe is not f32 throughout.
+#[derive(Debug, Clone)]
+struct LowPrecision {
+    formats: LinearFormats,
+    output: NumericFormat,
+    observer: Arc<dyn Observer>,
 }
 
 impl Linear {
     /// Takes the parameter `weight` of shape `[d_out, d_in]` from `vb`, where `init` says how to
-    /// draw it if it does not exist yet.
+    /// draw it if it does not exist yet. `role` decides what `precision` does with its products.
     ///
     /// # Errors
     ///
     /// If `vb` has no such parameter or one of another shape.
-    pub fn new(d_in: usize, d_out: usize, vb: VarBuilder, init: Init, kernels: Kernels) -> Result<Self> {
+    pub fn new(
+        [d_in, d_out]: [usize; 2],
+        vb: VarBuilder,
+        init: Init,
+        kernels: Kernels,
+        precision: &Precision,
+        role: LinearRole,
+    ) -> Result<Self> {
         let weight = vb.get_with_hints((d_out, d_in), "weight", init)?;
-        Ok(Self { weight, kernels })
+        Ok(Self::from_weight(weight, &vb.prefix(), kernels, precision, role))
     }
 
     /// A layer over a weight `[d_out, d_in]` that something else owns, such as an output head tied to
-    /// the embedding.
-    pub fn from_weight(weight: Tensor, kernels: Kernels) -> Self {
-        Self { weight, kernels }
+    /// the embedding. `name` is what records call the layer.
+    pub fn from_weight(
+        weight: Tensor,
+        name: &str,
+        kernels: Kernels,
+        precision: &Precision,
+        role: LinearRole,
+    ) -> Self {
+        let low = precision.recipe().linear(role).map(|formats| LowPrecision {
+            formats,
+            output: precision.recipe().compute,
+            observer: precision.observer(name.to_owned()),
+        });
+        Self { weight, kernels, low }
     }
 
     /// `x` of shape `[.., d_in]` becomes `[.., d_out]`.
     ///
     /// # Errors
     ///
-    /// If the last dimension of `x` is not `d_in`, or its dtype or device is not the weight's.
+    /// If the last dimension of `x` is not `d_in`, or its dtype or device is not the weight's; under a recipe
+    /// below f32, if they are not f32 on the CPU.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::linear(self.kernels, x, &self.weight)
+        let Some(low) = &self.low else {
+            return kernels::linear(self.kernels, x, &self.weight);
+        };
+        let how = QuantizedLinear {
+            input: low.formats.input,
+            weight: low.formats.weight,
+            grad: low.formats.grad,
+            output: low.output,
+            smooth: low.formats.smooth,
+            observer: low.observer.clone(),
+        };
+        kernels::quantized_linear(self.kernels, x, &self.weight, how)
     }
 
     /// The weight, `[d_out, d_in]`.

@@ -9,7 +9,7 @@
 //! - **Kinks as in [`Activation::derivative_f64`]**, so Candle's `relu` (slope 1 at 0), `clamp` and
 //!   `minimum` (half the gradient on a tie) are not used where a tie could be seen.
 //! - **Half precision is storage.** bf16 and f16 are widened to f32, evaluated and rounded once, as
-//!   PyTorch does; the gradient likewise.
+//!   PyTorch does; the gradient likewise. Only [`Activation::forward_in`] computes in them.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -43,6 +43,21 @@ impl Activation {
         } else {
             bail!("activation {self} needs f32, f64, bf16 or f16, not {dtype:?}")
         }
+    }
+
+    /// As [`forward`](Activation::forward), but bf16 and f16 are not widened: every Candle operation of the
+    /// formula, and of its derivative, rounds to the type of `x`. What that costs is the question that a recipe
+    /// with `activation = "compute"` asks.
+    ///
+    /// # Errors
+    ///
+    /// If `x` is not f32, f64, bf16 or f16, or if Candle fails.
+    pub fn forward_in(&self, x: &Tensor) -> Result<Tensor> {
+        let dtype = x.dtype();
+        if !matches!(dtype, DType::F32 | DType::F64 | DType::BF16 | DType::F16) {
+            bail!("activation {self} needs f32, f64, bf16 or f16, not {dtype:?}")
+        }
+        self.evaluate(x)
     }
 
     fn evaluate(&self, x: &Tensor) -> Result<Tensor> {

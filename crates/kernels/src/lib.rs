@@ -25,6 +25,10 @@ mod buffers;
 mod matmul;
 
 mod linear;
+mod quantized;
+mod round;
+mod scaled_matmul;
+
 mod pointwise;
 mod rms_norm;
 mod rope;
@@ -46,7 +50,10 @@ pub use cross_entropy::{cross_entropy, token_losses};
 pub use embedding::embedding;
 pub use grad_norm::grad_sq_norm;
 pub use linear::linear;
+pub use numerics::multiversion;
 pub use pointwise::{Pointwise, gated, ungated};
+pub use quantized::{Matrix, Observer, QuantizedLinear, Role, quantized_linear};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
+pub use round::{quantize_in_place, round};
 pub use selection::{Kernels, UnknownKernels};

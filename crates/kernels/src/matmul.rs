@@ -115,13 +115,18 @@ pub(crate) fn matmul_into(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, 
 
 /// a b, row-major, on all threads of the current rayon pool.
 pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    matmul_with(1.0, a, b)
+}
+
+/// `factor` a b, as [`matmul`].
+pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let len = a.rows * b.cols;
     let mut c = Vec::with_capacity(len);
     // SAFETY: the capacity is the matrix, nobody else has it, and it is not read. Afterwards all of it is
     // written.
     unsafe {
         let dst = MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols);
-        product(dst, Mode::Overwrite, 1.0, a, b, ALL_THREADS);
+        product(dst, Mode::Overwrite, factor, a, b, ALL_THREADS);
         c.set_len(len);
     }
     c

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
+use ffn_variants::precision::Sizes;
+use ffn_variants::{FfnKind, Precision, PrecisionPreset};
 use kernels::Kernels;
 
 use crate::config::RunConfig;
 use crate::model::{ParamStore, Transformer};
 use crate::record::{Checkpoint, RunDir, Summary};
-use crate::session::load_weights;
+use crate::session::{load_weights, take_histories};
 use crate::tokenizer::TextTokenizer;
 
 /// A run with its model in evaluation mode.
@@ -35,11 +37,25 @@ pub struct LoadedRun {
 }
 
 impl LoadedRun {
-    /// Opens the newest checkpoint of the run in `path`.
+    /// Opens the newest checkpoint of the run in `path`, to be computed in the precision it was trained in.
     ///
     /// # Errors
     /// No run there, no checkpoint yet, or a damaged or foreign one.
     pub fn open(path: &Path, device: &Device, kernels: Kernels) -> Result<Self> {
+        Self::open_in(path, None, device, kernels)
+    }
+
+    /// As [`LoadedRun::open`], to be computed in another precision: what is called post-training quantisation.
+    ///
+    /// # Errors
+    /// As [`LoadedRun::open`]; also a recipe that does not fit the model, or that needs scales from training that this
+    /// run does not have.
+    pub fn open_in(
+        path: &Path,
+        precision: Option<PrecisionPreset>,
+        device: &Device,
+        kernels: Kernels,
+    ) -> Result<Self> {
         let config = RunDir::read_config(path)?;
         let summary = RunDir::read_summary(path)?;
         let checkpoint = Checkpoint::newest(path)?
@@ -56,10 +72,12 @@ impl LoadedRun {
             .with_context(|| format!("{} has no {embedding}", checkpoint.path.display()))?
             .dim(0)?;
         drop(weights);
+        let precision = precision_of(&config, vocab_size, precision, &checkpoint)?;
         let params = ParamStore::new(config.seed, DType::F32, device);
-        Transformer::new(&config.model, vocab_size, params.builder(), kernels)?;
+        Transformer::new(&config.model, vocab_size, params.builder(), kernels, &precision)?;
         load_weights(&params, &checkpoint)?;
-        let model = Transformer::new(&config.model, vocab_size, params.detached_builder(), kernels)?;
+        let model =
+            Transformer::new(&config.model, vocab_size, params.detached_builder(), kernels, &precision)?;
         let file = path.join("tokenizer.json");
         let tokenizer = if file.exists() { Some(TextTokenizer::from_file(&file)?) } else { None };
         if let Some(tokenizer) = &tokenizer
@@ -88,4 +106,46 @@ impl LoadedRun {
             )
         })
     }
+}
+
+/// The recipe of a run, or another one, ready to evaluate with.
+fn precision_of(
+    config: &RunConfig,
+    vocab_size: usize,
+    other: Option<PrecisionPreset>,
+    checkpoint: &Checkpoint,
+) -> Result<Precision> {
+    let own = config.precision.resolve()?;
+    let recipe = match other {
+        None => own.clone(),
+        Some(preset) => preset.recipe(),
+    };
+    if recipe.sub_norm != own.sub_norm {
+        bail!(
+            "{} {} the norms of SubLN, which {} {}; train a model with that recipe instead",
+            own.name,
+            if own.sub_norm { "has" } else { "lacks" },
+            recipe.name,
+            if recipe.sub_norm { "needs" } else { "does not have" }
+        );
+    }
+    let ffn = config.model.ffn.resolve(config.model.d_model)?;
+    let sizes = Sizes { d_model: ffn.d_model, d_ff: ffn.d_ff, vocab_size: Some(vocab_size), tokens: 0 };
+    recipe
+        .check(sizes, matches!(ffn.kind, FfnKind::Gated { .. }))
+        .with_context(|| format!("{} does not fit this model", recipe.name))?;
+    let needs_history = recipe.needs_history();
+    let precision = Precision::new(recipe, 0);
+    if needs_history {
+        let mut tensors = checkpoint.moments(&Device::Cpu)?;
+        precision.restore(take_histories(&mut tensors)?);
+        if !precision.has_history() {
+            bail!(
+                "{} takes its scales from earlier training steps, and this run was not trained with it; evaluate with \
+                 fp8_current, or train with fp8_delayed",
+                precision.recipe().name
+            );
+        }
+    }
+    Ok(precision.for_evaluation())
 }

@@ -6,6 +6,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor};
 use kernels::{AdamWStep, Kernels};
 
+use ffn_variants::Precision;
+use numerics::NumericFormat;
+
 use crate::config::OptimConfig;
 use crate::model::{NamedVar, ParamStore};
 
@@ -33,14 +36,21 @@ pub struct AdamW {
     slots: Vec<Slot>,
     updates: u64,
     kernels: Kernels,
+    precision: Precision,
 }
 
 impl AdamW {
-    /// Zero moments for every tensor of `params`. Decay applies to matrices only.
+    /// Zero moments for every tensor of `params`. Decay applies to matrices only. Between steps, weights and moments are
+    /// stored as the recipe of `precision` says; the update itself is computed in f32.
     ///
     /// # Errors
     /// When the device refuses the moments.
-    pub fn new(config: &OptimConfig, params: &ParamStore, kernels: Kernels) -> Result<Self> {
+    pub fn new(
+        config: &OptimConfig,
+        params: &ParamStore,
+        kernels: Kernels,
+        precision: &Precision,
+    ) -> Result<Self> {
         let slot = |param: NamedVar| {
             let mut shape = vec![2];
             shape.extend_from_slice(param.var.dims());
@@ -48,21 +58,26 @@ impl AdamW {
             Ok(Slot { moments: Tensor::zeros(shape, DType::F32, param.var.device())?, param, decays })
         };
         let slots = params.vars().into_iter().map(slot).collect::<Result<_>>()?;
-        Ok(Self { config: config.clone(), slots, updates: 0, kernels })
+        let precision = precision.clone();
+        let this = Self { config: config.clone(), slots, updates: 0, kernels, precision };
+        for slot in &this.slots {
+            this.store_weight(slot)?;
+        }
+        Ok(this)
     }
 
-    /// Clips the gradient to the configured norm and updates every tensor with rate `lr`. When the gradient is not
-    /// finite nothing is changed; the caller sees it in the norm.
+    /// Clips the gradient to the configured norm and updates every tensor with rate `lr`. The gradient is that of
+    /// `loss_scale` times the loss. When it is not finite nothing is changed; the caller sees it in the norm.
     ///
     /// # Errors
     /// When a tensor got no gradient, which means that the graph lost it.
-    pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<UpdateStats> {
+    pub fn step(&mut self, grads: &GradStore, lr: f64, loss_scale: f64) -> Result<UpdateStats> {
         let grads = self.gradients(grads)?;
         let mut square = 0.0;
         for grad in &grads {
             square += kernels::grad_sq_norm(grad)?;
         }
-        let grad_norm = square.sqrt();
+        let grad_norm = square.sqrt() / loss_scale;
         let clip = self.config.grad_clip;
         let clip_scale = if clip > 0.0 && grad_norm > clip { clip / grad_norm } else { 1.0 };
         let stats = UpdateStats { grad_norm, clip_scale };
@@ -80,11 +95,35 @@ impl AdamW {
                 weight_decay: if slot.decays { self.config.weight_decay } else { 0.0 },
                 bias_correction1: 1.0 - self.config.beta1.powi(power),
                 bias_correction2: 1.0 - self.config.beta2.powi(power),
-                grad_scale: clip_scale,
+                grad_scale: clip_scale / loss_scale,
             };
             kernels::adamw_step(self.kernels, &slot.param.var, grad, &slot.moments, &step)?;
+            self.store_moments(slot)?;
+            self.store_weight(slot)?;
         }
         Ok(stats)
+    }
+
+    /// Rounds a weight to what the recipe stores.
+    fn store_weight(&self, slot: &Slot) -> Result<()> {
+        let master = &self.precision.recipe().master;
+        if master.format == NumericFormat::Fp32 {
+            return Ok(());
+        }
+        kernels::quantize_in_place(&slot.param.var, master, self.precision.storage_key(&slot.param.name))
+    }
+
+    /// Rounds the moments to what the recipe stores.
+    fn store_moments(&self, slot: &Slot) -> Result<()> {
+        let recipe = self.precision.recipe();
+        for (index, spec) in [&recipe.first_moment, &recipe.second_moment].into_iter().enumerate() {
+            if spec.format != NumericFormat::Fp32 {
+                let name = format!("{}/moment{index}", slot.param.name);
+                let moment = slot.moments.get(index)?;
+                kernels::quantize_in_place(&moment, spec, self.precision.storage_key(&name))?;
+            }
+        }
+        Ok(())
     }
 
     fn gradients(&self, grads: &GradStore) -> Result<Vec<Tensor>> {

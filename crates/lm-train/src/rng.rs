@@ -27,12 +27,21 @@ pub enum Purpose {
     Language,
     /// Splitting data into parts.
     Split,
+    /// Stochastic rounding.
+    Rounding,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 6] =
-        [Self::Init, Self::DataOrder, Self::Dropout, Self::Sampling, Self::Language, Self::Split];
+    pub const ALL: [Self; 7] = [
+        Self::Init,
+        Self::DataOrder,
+        Self::Dropout,
+        Self::Sampling,
+        Self::Language,
+        Self::Split,
+        Self::Rounding,
+    ];
 
     /// Part of the key derivation: changing a name changes every run.
     const fn name(self) -> &'static str {
@@ -43,6 +52,7 @@ impl Purpose {
             Self::Sampling => "sampling",
             Self::Language => "language",
             Self::Split => "split",
+            Self::Rounding => "rounding",
         }
     }
 }

@@ -28,6 +28,11 @@ pub fn learning_rate(optim: &OptimConfig, schedule: &ScheduleConfig, step: u64, 
     optim.lr * share
 }
 
+/// Whether something that happens every `every` steps (0: never) happens after `step` steps.
+pub fn due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

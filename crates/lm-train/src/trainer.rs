@@ -18,10 +18,12 @@ use crate::host;
 use crate::memory::peak_rss_mb;
 use crate::model::flops_per_token;
 use crate::record::{
-    Checkpoint, CheckpointState, EvalResult, Existing, Metric, MetricsWriter, RUN_SCHEMA, RunDir, RunStatus,
-    Summary, write_atomic,
+    Checkpoint, CheckpointState, EvalResult, Existing, HealthRow, Metric, MetricsWriter, RUN_SCHEMA, RunDir,
+    RunStatus, Summary, read_metrics, summarise_health, write_atomic,
 };
+use crate::schedule::due;
 use crate::session::{Session, StepStats};
+use crate::stress::{alignment, outlier_batch};
 
 /// What to train, and where.
 #[derive(Clone, Debug)]
@@ -239,7 +241,11 @@ impl<'a> Run<'a> {
 
     fn step_once(&mut self) -> Result<StepStats> {
         let started = Instant::now();
-        let batch = self.batches.batch(self.step);
+        let stress = &self.request.config.stress;
+        let mut batch = self.batches.batch(self.step);
+        if stress.is_outlier(self.step + 1) {
+            batch = outlier_batch(stress, &batch);
+        }
         let stats =
             self.session.step(self.step, &batch).with_context(|| format!("step {}", self.step + 1))?;
         self.clock.train_s += started.elapsed().as_secs_f64();
@@ -251,8 +257,19 @@ impl<'a> Run<'a> {
             loss: finite(stats.loss),
             lr: stats.lr,
             grad_norm: finite(stats.grad_norm),
+            loss_scale: (stats.loss_scale != 1.0).then_some(stats.loss_scale),
+            skipped: stats.skipped,
+            non_finite: stats.non_finite,
             wall_s: self.clock.wall_s(),
         })?;
+        for seen in self.session.take_health() {
+            self.metrics.append(&Metric::Health { step: self.step, tensor: HealthRow::new(&seen) })?;
+        }
+        if due(self.step, self.request.config.train.alignment_every) {
+            for (layer, cosines) in alignment(self.session.params())? {
+                self.metrics.append(&Metric::Alignment { step: self.step, layer, cosines })?;
+            }
+        }
         Ok(stats)
     }
 
@@ -290,16 +307,19 @@ impl<'a> Run<'a> {
             wall_s: self.clock.wall_s(),
             train_s: self.clock.train_s,
             peak_rss_mb: self.peak_rss_mb(),
+            loss_scale: self.session.loss_scale().state(),
             files: BTreeMap::new(),
         };
-        let moments = self.session.optimizer().moments();
-        Checkpoint::write(self.dir.path(), state, &self.session.weights(), &moments)?;
+        let rest = self.session.state_tensors()?;
+        Checkpoint::write(self.dir.path(), state, &self.session.weights(), &rest)?;
         Checkpoint::prune(self.dir.path(), self.request.config.train.keep_checkpoints)
     }
 
     fn end(self, status: RunStatus, validation: Option<EvalResult>) -> Result<Outcome> {
         let config = &self.request.config;
         let ffn = config.model.ffn.resolve(config.model.d_model)?;
+        self.metrics.sync()?;
+        let metrics = read_metrics(&self.dir.metrics_path())?;
         let summary = Summary {
             schema: RUN_SCHEMA,
             ffnlab: env!("CARGO_PKG_VERSION").to_owned(),
@@ -308,6 +328,7 @@ impl<'a> Run<'a> {
             data_fingerprint: self.fingerprint.clone(),
             ffn: ffn.name(),
             d_ff: ffn.d_ff,
+            precision: self.session.precision().recipe().name.clone(),
             seed: config.seed,
             params: self.session.param_counts(self.corpus.vocab_size)?,
             flops_per_token: flops_per_token(&config.model, &ffn, self.corpus.vocab_size),
@@ -323,8 +344,10 @@ impl<'a> Run<'a> {
             peak_rss_mb: self.peak_rss_mb(),
             threads: candle_core::utils::get_num_threads(),
             host: host::describe(),
+            skipped_steps: self.session.loss_scale().state().map_or(0, |state| state.skipped),
+            non_finite: metrics.iter().map(Metric::non_finite).sum(),
+            health: summarise_health(&metrics),
         };
-        self.metrics.sync()?;
         self.dir.write_summary(&summary)?;
         Ok(Outcome::Ended(Box::new(summary)))
     }
@@ -357,11 +380,6 @@ impl Clock {
     fn wall_s(&self) -> f64 {
         self.earlier_s + self.started.elapsed().as_secs_f64()
     }
-}
-
-/// Whether something that happens every `every` steps (0: never) happens after `step`.
-fn due(step: u64, every: u64) -> bool {
-    every > 0 && step.is_multiple_of(every)
 }
 
 /// JSON has no NaN and no infinity; they are written as null.

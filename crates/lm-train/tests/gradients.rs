@@ -1,7 +1,7 @@
 //! No parameter of any variant is left without a gradient, and the gradient is the right one.
 
 use candle_core::{DType, Device, Tensor, Var};
-use ffn_variants::{Activation, FfnPreset};
+use ffn_variants::{Activation, FfnPreset, Precision, PrecisionPreset};
 use kernels::Kernels;
 use lm_train::config::{ConfigSource, ModelConfig};
 use lm_train::model::{Dropout, ParamStore, Transformer, count_params};
@@ -46,7 +46,7 @@ fn every_parameter_of_every_variant_receives_a_gradient() {
         for block in all_blocks() {
             let config = model_config(&block, false);
             let params = ParamStore::new(0, DType::F32, &Device::Cpu);
-            let model = Transformer::new(&config, VOCAB, params.builder(), kernels).unwrap();
+            let model = Transformer::new(&config, VOCAB, params.builder(), kernels, &Precision::full()).unwrap();
             let grads = model.loss(&ids, &targets, &Dropout::OFF).unwrap().backward().unwrap();
             let vars = params.vars();
             let ffn = config.ffn.resolve(config.d_model).unwrap();
@@ -63,6 +63,37 @@ fn every_parameter_of_every_variant_receives_a_gradient() {
 }
 
 #[test]
+fn every_parameter_receives_a_gradient_in_every_precision() {
+    let text = "[model]\nd_model = 128\nn_layer = 1\nn_head = 2\nseq_len = 16\ninit_std = 0.1\n\
+                [model.ffn]\npreset = \"PRESET\"\nwidth = { exact = 128 }\n";
+    let ids: Vec<u32> = (0..128u32).map(|i| (i * 7 + i * i) % VOCAB as u32).collect();
+    let targets: Vec<u32> = (0..128u32).map(|i| (i * 5 + 3) % VOCAB as u32).collect();
+    let ids = Tensor::from_vec(ids, (8, 16), &Device::Cpu).unwrap();
+    let targets = Tensor::from_vec(targets, 128, &Device::Cpu).unwrap();
+    for precision in PrecisionPreset::ALL {
+        for (ffn, kernels) in ["relu_squared", "swiglu"].into_iter().flat_map(|f| Kernels::ALL.map(|k| (f, k))) {
+            let text = text.replace("PRESET", ffn);
+            let config = ConfigSource::from_text("test", &text, &[]).and_then(|s| s.resolve()).unwrap().model;
+            let params = ParamStore::new(0, DType::F32, &Device::Cpu);
+            let recipe = precision.recipe();
+            let promised =
+                count_params(&config, &config.ffn.resolve(128).unwrap(), VOCAB, recipe.sub_norm).total;
+            let state = Precision::new(recipe, 1);
+            let model = Transformer::new(&config, VOCAB, params.builder(), kernels, &state).unwrap();
+            let grads = model.loss(&ids, &targets, &Dropout::OFF).unwrap().backward().unwrap();
+            for param in params.vars() {
+                let place = format!("{} ({ffn}, {precision}, {kernels})", param.name);
+                let grad = grads.get(&param.var).unwrap_or_else(|| panic!("{place} has no gradient"));
+                let square = grad.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(square.is_finite() && square > 0.0, "{place}: {square}");
+            }
+            let real: usize = params.vars().iter().map(|param| param.var.elem_count()).sum();
+            assert_eq!(real, promised, "{precision}");
+        }
+    }
+}
+
+#[test]
 fn gradients_equal_finite_differences_in_f64() {
     let (ids, targets) = tokens();
     for (block, tied) in
@@ -70,7 +101,7 @@ fn gradients_equal_finite_differences_in_f64() {
     {
         let config = model_config(block, tied);
         let params = ParamStore::new(3, DType::F64, &Device::Cpu);
-        let model = Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference).unwrap();
+        let model = Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full()).unwrap();
         let loss = || model.loss(&ids, &targets, &Dropout::OFF).unwrap();
         let grads = loss().backward().unwrap();
         for param in params.vars() {
@@ -109,9 +140,9 @@ fn counts_equal_the_tensors() {
         for tied in [false, true] {
             let config = model_config(&block, tied);
             let params = ParamStore::new(0, DType::F32, &Device::Cpu);
-            Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference).unwrap();
+            Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full()).unwrap();
             let ffn = config.ffn.resolve(config.d_model).unwrap();
-            let promised = count_params(&config, &ffn, VOCAB);
+            let promised = count_params(&config, &ffn, VOCAB, false);
             let count = |part: &str| -> usize {
                 params.vars().iter().filter(|p| p.name.contains(part)).map(|p| p.var.elem_count()).sum()
             };
@@ -128,7 +159,7 @@ fn counts_equal_the_tensors() {
 fn variants_of_one_seed_share_every_weight_that_both_have() {
     let params = |block: &str, seed: u64| {
         let store = ParamStore::new(seed, DType::F32, &Device::Cpu);
-        Transformer::new(&model_config(block, false), VOCAB, store.builder(), Kernels::Reference).unwrap();
+        Transformer::new(&model_config(block, false), VOCAB, store.builder(), Kernels::Reference, &Precision::full()).unwrap();
         store.vars()
     };
     let values = |var: &Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -148,7 +179,7 @@ fn a_token_is_predicted_from_its_past_alone() {
     for kernels in Kernels::ALL {
         let store = ParamStore::new(0, DType::F32, &Device::Cpu);
         let config = model_config("preset = \"swiglu\"", false);
-        let model = Transformer::new(&config, VOCAB, store.detached_builder(), kernels).unwrap();
+        let model = Transformer::new(&config, VOCAB, store.detached_builder(), kernels, &Precision::full()).unwrap();
         let logits = |ids: &[u32]| {
             let ids = Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
             model.forward(&ids, &Dropout::OFF).unwrap().to_vec2::<f32>().unwrap()

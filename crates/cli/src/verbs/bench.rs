@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use lm_train::config::{ConfigSource, RunConfig};
+use ffn_variants::PrecisionPreset;
+use lm_train::config::{ConfigSource, Override, RunConfig};
 use lm_train::data::Batch;
 use lm_train::memory::peak_rss_mb;
 use lm_train::rng::{Key, Purpose};
@@ -33,6 +34,9 @@ pub struct Bench {
     config: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,
+    /// Compute in this precision; same as -o precision.preset=PRESET
+    #[arg(long, value_name = "PRESET")]
+    precision: Option<PrecisionPreset>,
     /// Timed steps
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
@@ -57,6 +61,7 @@ struct Measured {
     params: usize,
     flops_per_token: u64,
     threads: usize,
+    precision: String,
     kernels: String,
     device: String,
     loss_first: f64,
@@ -66,7 +71,10 @@ struct Measured {
 
 impl Bench {
     pub fn run(&self, common: &Common) -> Result<ExitCode> {
-        let overrides = self.overrides.parse()?;
+        let mut overrides = self.overrides.parse()?;
+        if let Some(preset) = self.precision {
+            overrides.push(Override::parse(&format!("precision.preset={preset}"))?);
+        }
         let config = match &self.config {
             Some(path) => read_config(path, &overrides)?,
             None => ConfigSource::from_text("reference-model.toml", REFERENCE_MODEL, &overrides)?,
@@ -78,7 +86,7 @@ impl Bench {
         } else {
             print(&format!(
                 "{:.0} tokens/s (median of {} steps; {:.0} to {:.0}), {:.1} ms per step of {} tokens, peak memory {:.0} MiB\n\
-                 {} parameters, {:.1} MFLOP/token forward, {} thread(s), {} kernels on {}, {}",
+                 {} parameters, {:.1} MFLOP/token forward, {}, {} thread(s), {} kernels on {}, {}",
                 measured.tokens_per_s,
                 measured.steps,
                 measured.tokens_per_s_min,
@@ -88,6 +96,7 @@ impl Bench {
                 measured.peak_rss_mb,
                 measured.params,
                 measured.flops_per_token as f64 / 1e6,
+                measured.precision,
                 measured.threads,
                 measured.kernels,
                 measured.device,
@@ -129,6 +138,7 @@ impl Bench {
             params: session.param_counts(vocab_size)?.total,
             flops_per_token: model::flops_per_token(&config.model, &ffn, vocab_size),
             threads: candle_core::utils::get_num_threads(),
+            precision: session.precision().recipe().name.clone(),
             kernels: common.kernels.to_string(),
             device: common.device.to_string(),
             loss_first: losses[0],

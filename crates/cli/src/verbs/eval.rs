@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use ffn_variants::PrecisionPreset;
 use lm_eval::perplexity::{perplexity, text_from, validation_text};
 use lm_train::data::CacheDir;
 use lm_train::loaded::LoadedRun;
@@ -27,6 +28,9 @@ pub struct Eval {
     /// Tokens between the starts of two windows [default: the context length]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
+    /// Compute in another precision than the run was trained in (post-training quantisation), such as fp8_current
+    #[arg(long, value_name = "PRESET")]
+    precision: Option<PrecisionPreset>,
     /// Print one JSON object: loss (nats per token), perplexity, bits_per_byte, tokens, seq_len, stride
     #[arg(long)]
     json: bool,
@@ -34,7 +38,7 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(&self, common: &Common) -> Result<ExitCode> {
-        let run = LoadedRun::open(&self.run, &common.device.open()?, common.kernels)?;
+        let run = LoadedRun::open_in(&self.run, self.precision, &common.device.open()?, common.kernels)?;
         let text = match &self.data {
             Some(path) => text_from(&run, path)?,
             None => validation_text(&run, &CacheDir::default(), &note)?,

@@ -2,6 +2,7 @@
 
 pub mod data;
 pub mod model;
+pub mod stress;
 pub mod tokenizer;
 pub mod training;
 
@@ -16,10 +17,12 @@ pub use data::{DataConfig, DataSource, SyntheticConfig};
 pub use error::ConfigError;
 pub use load::{ConfigSource, Override, explain};
 pub use model::ModelConfig;
+pub use stress::StressConfig;
 pub use sweep::{Cell, Sweep};
 pub use tokenizer::{TokenizerConfig, TokenizerKind};
 pub use training::{OptimConfig, ScheduleConfig, ScheduleKind, TrainConfig};
 
+use ffn_variants::PrecisionSection;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +52,14 @@ pub struct RunConfig {
     /// `[train]`.
     #[garde(dive)]
     pub train: TrainConfig,
+    /// `[precision]`. Not written while it says nothing, so that runs in f32 keep the identity they always had.
+    #[serde(skip_serializing_if = "PrecisionSection::is_empty")]
+    #[garde(skip)]
+    pub precision: PrecisionSection,
+    /// `[stress]`. Not written while it says nothing.
+    #[serde(skip_serializing_if = "StressConfig::is_default")]
+    #[garde(dive)]
+    pub stress: StressConfig,
 }
 
 /// What a config *file* may hold: a [`RunConfig`] plus inheritance and a grid. Its JSON schema is the user's reference.
@@ -71,6 +82,10 @@ pub struct ConfigFile {
     pub schedule: ScheduleConfig,
     /// Budget, batches, validation and checkpoints.
     pub train: TrainConfig,
+    /// The formats in which the model is trained and evaluated.
+    pub precision: PrecisionSection,
+    /// A planted weakness and a batch that hits it.
+    pub stress: StressConfig,
     /// Grid of a sweep: any dotted key, in quotes, with the list of its values. Only `ffnlab sweep` reads it.
     pub sweep: Option<std::collections::BTreeMap<String, SweepValues>>,
 }

@@ -1,5 +1,7 @@
 //! Checks beyond types: ranges (declared on the fields) and values that have to fit together.
 
+use ffn_variants::FfnKind;
+use ffn_variants::precision::{RecipeError, Sizes};
 use garde::Validate;
 
 use super::error::ConfigError;
@@ -17,7 +19,22 @@ pub(super) fn validate(config: &RunConfig, layers: &Layers) -> Result<(), Config
     }
     model(config, layers)?;
     budget(config, layers)?;
+    precision(config, layers)?;
     data(config, layers)
+}
+
+/// A recipe has to make sense, and its blocks have to divide the widths of this model.
+fn precision(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {
+    let at = |error: RecipeError| layers.error(&format!("precision.{}", error.key), error);
+    let recipe = config.precision.resolve().map_err(at)?;
+    let ffn = config.model.ffn.resolve(config.model.d_model);
+    let Ok(ffn) = ffn else { return Ok(()) }; // reported by `model`
+    let gated = matches!(ffn.kind, FfnKind::Gated { .. });
+    let rows = config.train.batch_size / config.train.micro_batches;
+    let tokens = rows * config.model.seq_len;
+    // The vocabulary is known only when the tokenizer has been trained.
+    let sizes = Sizes { d_model: ffn.d_model, d_ff: ffn.d_ff, vocab_size: None, tokens };
+    recipe.check(sizes, gated).map_err(at)
 }
 
 fn model(config: &RunConfig, layers: &Layers) -> Result<(), ConfigError> {

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use ffn_variants::Linear;
+use ffn_variants::precision::LinearRole;
+use ffn_variants::{Linear, Precision, RmsNorm};
 use kernels::Kernels;
 
 use crate::config::ModelConfig;
@@ -45,27 +46,40 @@ pub struct Attention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
+    sub_norm: Option<RmsNorm>,
     n_head: usize,
     kernels: Kernels,
+    precision: Precision,
 }
 
 impl Attention {
-    /// Takes `q_proj`, `k_proj`, `v_proj`, `o_proj` (each [d_model, d_model]) from `vb`.
+    /// Takes `q_proj`, `k_proj`, `v_proj`, `o_proj` (each [d_model, d_model]) from `vb`, and `attn_sub_norm` where the
+    /// recipe has a norm before the output projection.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn new(config: &ModelConfig, vb: VarBuilder, kernels: Kernels, residual_std: f64) -> Result<Self> {
+    pub fn new(
+        config: &ModelConfig,
+        vb: VarBuilder,
+        kernels: Kernels,
+        residual_std: f64,
+        precision: &Precision,
+    ) -> Result<Self> {
         let d = config.d_model;
         let linear = |name: &str, stdev: f64| {
-            Linear::new(d, d, vb.pp(name), Init::Randn { mean: 0.0, stdev }, kernels)
+            let init = Init::Randn { mean: 0.0, stdev };
+            Linear::new([d, d], vb.pp(name), init, kernels, precision, LinearRole::Attention)
         };
+        let norm = || RmsNorm::new(d, config.norm_eps, vb.pp("attn_sub_norm"), kernels, precision);
         Ok(Self {
             q_proj: linear("q_proj", config.init_std)?,
             k_proj: linear("k_proj", config.init_std)?,
             v_proj: linear("v_proj", config.init_std)?,
             o_proj: linear("o_proj", residual_std)?,
+            sub_norm: precision.recipe().sub_norm.then(norm).transpose()?,
             n_head: config.n_head,
             kernels,
+            precision: precision.clone(),
         })
     }
 
@@ -78,11 +92,16 @@ impl Attention {
         let d_head = d / self.n_head;
         let (cos, sin) = rotary.narrow(t, x_btd.dtype())?;
         let heads = |proj: &Linear| proj.forward(x_btd)?.reshape((b, t, self.n_head, d_head));
-        let q_bthd = kernels::rope(self.kernels, &heads(&self.q_proj)?, &cos, &sin)?;
-        let k_bthd = kernels::rope(self.kernels, &heads(&self.k_proj)?, &cos, &sin)?;
+        let round = |x: &Tensor| self.precision.round(self.kernels, x);
+        let q_bthd = round(&kernels::rope(self.kernels, &heads(&self.q_proj)?, &cos, &sin)?)?;
+        let k_bthd = round(&kernels::rope(self.kernels, &heads(&self.k_proj)?, &cos, &sin)?)?;
         let v_bthd = heads(&self.v_proj)?;
         let scale = 1.0 / (d_head as f64).sqrt();
-        let y_bthd = kernels::causal_attention(self.kernels, &q_bthd, &k_bthd, &v_bthd, scale)?;
-        self.o_proj.forward(&y_bthd.reshape((b, t, d))?)
+        let y_bthd = round(&kernels::causal_attention(self.kernels, &q_bthd, &k_bthd, &v_bthd, scale)?)?;
+        let y_btd = y_bthd.reshape((b, t, d))?;
+        match &self.sub_norm {
+            Some(norm) => self.o_proj.forward(&norm.forward(&y_btd)?),
+            None => self.o_proj.forward(&y_btd),
+        }
     }
 }

@@ -4,7 +4,8 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use ffn_variants::{Ffn, FfnConfig, FfnInit, Linear};
+use ffn_variants::precision::LinearRole;
+use ffn_variants::{Ffn, FfnConfig, FfnInit, Linear, Precision, RmsNorm};
 use kernels::Kernels;
 
 use super::attention::{Attention, RotaryTable};
@@ -13,37 +14,26 @@ use crate::config::ModelConfig;
 use crate::record::ParamCounts;
 
 #[derive(Clone, Debug)]
-struct RmsNorm {
-    weight: Tensor,
-    eps: f64,
-    kernels: Kernels,
-}
-
-impl RmsNorm {
-    fn new(config: &ModelConfig, vb: VarBuilder, kernels: Kernels) -> Result<Self> {
-        let weight = vb.get_with_hints(config.d_model, "weight", Init::Const(1.0))?;
-        Ok(Self { weight, eps: config.norm_eps, kernels })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::rms_norm(self.kernels, x, &self.weight, self.eps)
-    }
-}
-
-#[derive(Clone, Debug)]
 struct Block {
     input_norm: RmsNorm,
     attention: Attention,
     ffn_norm: RmsNorm,
     ffn: Ffn,
+    kernels: Kernels,
+    precision: Precision,
 }
 
 impl Block {
     fn forward(&self, x: &Tensor, rotary: &RotaryTable, dropout: &Dropout, layer: usize) -> Result<Tensor> {
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotary)?;
-        let x = (x + dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
+        let x = self.add(x, &dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
         let y = self.ffn.forward(&self.ffn_norm.forward(&x)?)?;
-        x + dropout.apply(&y, &format!("layers.{layer}.ffn"))?
+        self.add(&x, &dropout.apply(&y, &format!("layers.{layer}.ffn"))?)
+    }
+
+    /// x + y, in the type of the residual stream.
+    fn add(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        self.precision.round_residual(self.kernels, &(x + y)?)
     }
 }
 
@@ -57,18 +47,26 @@ pub struct Transformer {
     rotary: RotaryTable,
     seq_len: usize,
     kernels: Kernels,
+    precision: Precision,
 }
 
 impl Transformer {
-    /// Builds the model from `vb`, which draws or finds its tensors.
+    /// Builds the model from `vb`, which draws or finds its tensors, to be computed in `precision`.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape, or the feed-forward config does not resolve.
-    pub fn new(config: &ModelConfig, vocab_size: usize, vb: VarBuilder, kernels: Kernels) -> Result<Self> {
+    pub fn new(
+        config: &ModelConfig,
+        vocab_size: usize,
+        vb: VarBuilder,
+        kernels: Kernels,
+        precision: &Precision,
+    ) -> Result<Self> {
         let ffn_config = config.ffn.resolve(config.d_model).map_err(candle_core::Error::wrap)?;
         let residual_std = config.init_std / (2.0 * config.n_layer as f64).sqrt();
-        let ffn_init = FfnInit { std: config.init_std, down_std: residual_std };
+        let ffn_init = FfnInit { std: config.init_std, down_std: residual_std, norm_eps: config.norm_eps };
         let normal = Init::Randn { mean: 0.0, stdev: config.init_std };
+        let norm = |vb: VarBuilder| RmsNorm::new(config.d_model, config.norm_eps, vb, kernels, precision);
         let model = vb.pp("model");
         let embed_tokens =
             model.pp("embed_tokens").get_with_hints((vocab_size, config.d_model), "weight", normal)?;
@@ -76,25 +74,29 @@ impl Transformer {
         for layer in 0..config.n_layer {
             let vb = model.pp("layers").pp(layer);
             blocks.push(Block {
-                input_norm: RmsNorm::new(config, vb.pp("input_layernorm"), kernels)?,
-                attention: Attention::new(config, vb.pp("self_attn"), kernels, residual_std)?,
-                ffn_norm: RmsNorm::new(config, vb.pp("post_attention_layernorm"), kernels)?,
-                ffn: Ffn::new(&ffn_config, vb.pp("mlp"), kernels, ffn_init)?,
+                input_norm: norm(vb.pp("input_layernorm"))?,
+                attention: Attention::new(config, vb.pp("self_attn"), kernels, residual_std, precision)?,
+                ffn_norm: norm(vb.pp("post_attention_layernorm"))?,
+                ffn: Ffn::new(&ffn_config, vb.pp("mlp"), kernels, ffn_init, precision)?,
+                kernels,
+                precision: precision.clone(),
             });
         }
         let lm_head = if config.tie_embeddings {
-            Linear::from_weight(embed_tokens.clone(), kernels)
+            Linear::from_weight(embed_tokens.clone(), "lm_head", kernels, precision, LinearRole::Head)
         } else {
-            Linear::new(config.d_model, vocab_size, vb.pp("lm_head"), normal, kernels)?
+            let widths = [config.d_model, vocab_size];
+            Linear::new(widths, vb.pp("lm_head"), normal, kernels, precision, LinearRole::Head)?
         };
         Ok(Self {
             embed_tokens,
             blocks,
-            norm: RmsNorm::new(config, model.pp("norm"), kernels)?,
+            norm: norm(model.pp("norm"))?,
             lm_head,
             rotary: RotaryTable::new(config, vb.device())?,
             seq_len: config.seq_len,
             kernels,
+            precision: precision.clone(),
         })
     }
 
@@ -107,8 +109,9 @@ impl Transformer {
         if t > self.seq_len {
             candle_core::bail!("{t} tokens do not fit into the model's context of {}", self.seq_len);
         }
-        let mut x_btd = kernels::embedding(self.kernels, &self.embed_tokens, &ids_bt.flatten_all()?)?
-            .reshape((b, t, self.embed_tokens.dim(1)?))?;
+        let x_nd = kernels::embedding(self.kernels, &self.embed_tokens, &ids_bt.flatten_all()?)?;
+        let x_nd = self.precision.round_residual(self.kernels, &x_nd)?;
+        let mut x_btd = x_nd.reshape((b, t, self.embed_tokens.dim(1)?))?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x_btd = block.forward(&x_btd, &self.rotary, dropout, layer)?;
         }
@@ -137,13 +140,15 @@ impl Transformer {
     }
 }
 
-/// Parameters by part, from the config alone; a test holds them against the tensors.
-pub fn count_params(config: &ModelConfig, ffn: &FfnConfig, vocab_size: usize) -> ParamCounts {
+/// Parameters by part, from the config alone; a test holds them against the tensors. `sub_norm`: with the norms that
+/// BitNet adds before the output projection of attention and before the down projection.
+pub fn count_params(config: &ModelConfig, ffn: &FfnConfig, vocab_size: usize, sub_norm: bool) -> ParamCounts {
     let d = config.d_model;
     let embedding = vocab_size * d * if config.tie_embeddings { 1 } else { 2 };
     let attention = config.n_layer * 4 * d * d;
+    let sub_norms = if sub_norm { config.n_layer * (d + ffn.d_ff) } else { 0 };
+    let norm = (2 * config.n_layer + 1) * d + sub_norms;
     let ffn = config.n_layer * ffn.num_params();
-    let norm = (2 * config.n_layer + 1) * d;
     ParamCounts { total: embedding + attention + ffn + norm, embedding, attention, ffn, norm }
 }
 

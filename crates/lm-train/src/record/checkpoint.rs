@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic::{sync_folder, write_atomic};
 use super::summary::RUN_SCHEMA;
+use crate::loss_scale::LossScaleState;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -36,6 +37,9 @@ pub struct CheckpointState {
     pub train_s: f64,
     /// Highest resident memory so far, MiB.
     pub peak_rss_mb: f64,
+    /// State of the loss scaling, under recipes that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleState>,
     /// blake3 of every file beside this one, so that a truncated or exchanged file is noticed.
     pub files: BTreeMap<String, String>,
 }
@@ -129,7 +133,7 @@ impl Checkpoint {
         read_tensors(&self.path.join(MODEL), device)
     }
 
-    /// Moments of the optimizer by name of the tensor.
+    /// Moments of the optimizer by name of the tensor, and what delayed scaling remembers.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -208,6 +212,7 @@ mod tests {
             wall_s: 1.0,
             train_s: 1.0,
             peak_rss_mb: 1.0,
+            loss_scale: None,
             files: BTreeMap::new(),
         }
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
+use super::health::HealthRow;
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,15 @@ pub enum Metric {
         lr: f64,
         /// Gradient norm before clipping; null when it is not finite.
         grad_norm: Option<f64>,
+        /// Factor on the loss in the backward pass; absent without loss scaling.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        loss_scale: Option<f64>,
+        /// The scaled gradient overflowed, and the update was left out.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        skipped: bool,
+        /// NaN and infinities among the operands of weight products; absent when there were none.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        non_finite: u64,
         /// Seconds since the run began, all sittings together.
         wall_s: f64,
     },
@@ -39,13 +49,44 @@ pub enum Metric {
         /// Seconds since the run began, all sittings together.
         wall_s: f64,
     },
+    /// How one operand of one layer fared when it was quantised in a step that was looked at.
+    Health {
+        /// Steps taken, this one included.
+        step: u64,
+        /// The operand and what was seen.
+        tensor: HealthRow,
+    },
+    /// How parallel gate and up weights are, in one gated block.
+    Alignment {
+        /// Steps taken.
+        step: u64,
+        /// The block, such as `model.layers.0.mlp`.
+        layer: String,
+        /// |cos(w_gate, w_up)| of every channel.
+        cosines: Vec<f64>,
+    },
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Metric {
     /// Step of the line.
     pub fn step(&self) -> u64 {
         match self {
-            Self::Step { step, .. } | Self::Eval { step, .. } => *step,
+            Self::Step { step, .. }
+            | Self::Eval { step, .. }
+            | Self::Health { step, .. }
+            | Self::Alignment { step, .. } => *step,
+        }
+    }
+
+    /// NaN and infinities among the operands of a step's weight products.
+    pub fn non_finite(&self) -> u64 {
+        match self {
+            Self::Step { non_finite, .. } => *non_finite,
+            Self::Eval { .. } | Self::Health { .. } | Self::Alignment { .. } => 0,
         }
     }
 }

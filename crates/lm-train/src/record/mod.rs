@@ -10,12 +10,14 @@
 
 mod atomic;
 mod checkpoint;
+mod health;
 mod metrics;
 mod run_dir;
 mod summary;
 
 pub use atomic::{sync_folder, write_atomic};
 pub use checkpoint::{Checkpoint, CheckpointState, read_tensors, write_tensors};
+pub use health::{HealthRow, HealthSummary, summarise_health};
 pub use metrics::{Metric, MetricsWriter, read_metrics};
 pub use run_dir::{Existing, RunDir};
 pub use summary::{EvalResult, ParamCounts, RUN_SCHEMA, RunStatus, Summary};

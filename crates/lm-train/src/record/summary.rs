@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthSummary;
+
 /// Version of the layout of a run directory. Raised when an old reader would misread a new directory.
 pub const RUN_SCHEMA: u32 = 1;
 
@@ -67,6 +69,9 @@ pub struct Summary {
     pub ffn: String,
     /// Hidden width of the feed-forward block.
     pub d_ff: usize,
+    /// Name of the precision recipe, such as `bf16`.
+    #[serde(default = "full_precision")]
+    pub precision: String,
     /// Seed of the run.
     pub seed: u64,
     /// Parameters by part.
@@ -97,4 +102,22 @@ pub struct Summary {
     pub threads: usize,
     /// Processor, operating system and architecture.
     pub host: String,
+    /// Steps left out because the scaled gradient overflowed (loss scaling only).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped_steps: u64,
+    /// NaN and infinities among the operands of weight products, over all training steps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub non_finite: u64,
+    /// How the quantised operands fared, by kind; empty in f32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<HealthSummary>,
+}
+
+/// What runs were computed in before there was a choice.
+fn full_precision() -> String {
+    ffn_variants::PrecisionPreset::Fp32.name().to_owned()
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -1,0 +1,427 @@
+//! The precision section of a run's configuration: a preset, changed key by key.
+
+use numerics::{NumericFormat, Overflow, QuantSpec, RoundingMode, ScaleKind, Scaling};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{PrecisionPreset, Recipe, RecipeError};
+
+/// `[precision]`: the formats in which a model is trained and evaluated. Left empty, everything is f32.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrecisionSection {
+    /// The recipe to start from; every other key changes one thing in it. "fp32" if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<PrecisionPreset>,
+    /// Type between operations (results of products, norms, attention, activations): "fp32", "bf16" or "fp16".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute: Option<NumericFormat>,
+    /// Type of the residual stream: "fp32", "bf16" or "fp16".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual: Option<NumericFormat>,
+    /// Type inside the activation function: "fp32" (widen, evaluate, round once) or "compute" (every operation inside it
+    /// is rounded to the type between operations).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<ActivationType>,
+    /// Whose weight products keep operands of the type between operations: any of "attention", "ffn", "lm_head".
+    /// Embedding and norms are not products and are never quantised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip: Option<Vec<Component>>,
+    /// Loss scaling: "none" or "dynamic".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scaling: Option<LossScaling>,
+    /// A norm before the output projection of attention and before the down projection (BitNet's SubLN).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub_norm: Option<bool>,
+    /// Smooth-SwiGLU (Fishman et al. 2024): scale every channel of a gated block's product before it is quantised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smooth: Option<bool>,
+    /// Steps between two looks at the health of the quantised tensors; 0 turns them off. 100 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_every: Option<u64>,
+    /// Weights, as operands of products.
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub weight: OperandSection,
+    /// Inputs of weight products.
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub input: OperandSection,
+    /// The input of the down projection, where it differs from `input`.
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub down_input: OperandSection,
+    /// Gradients of the results of weight products.
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub grad: OperandSection,
+    /// How the weights are stored between steps: "fp32" (master weights), "bf16" or "fp16".
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub master: OperandSection,
+    /// How AdamW's first moment is stored: "fp32", "bf16" or an FP8 format.
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub first_moment: OperandSection,
+    /// How AdamW's second moment is stored: "fp32", "bf16" or an FP8 format.
+    #[serde(skip_serializing_if = "OperandSection::is_empty")]
+    pub second_moment: OperandSection,
+}
+
+/// Type inside the activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationType {
+    /// Widened to f32, evaluated, rounded once.
+    Fp32,
+    /// Every operation inside is rounded to the type between operations.
+    Compute,
+}
+
+/// A part of the model whose products a recipe may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Component {
+    /// The projections of attention.
+    Attention,
+    /// The projections of the feed-forward block.
+    Ffn,
+    /// The output head.
+    LmHead,
+}
+
+/// Scaling of the loss, against gradients too small for their format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossScaling {
+    /// None.
+    None,
+    /// Starts at 2^16, halves when a gradient overflows (that step is skipped), doubles after 200 steps without
+    /// (Micikevicius et al. 2018, arXiv 1710.03740).
+    Dynamic,
+}
+
+/// How the scales of a format are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScalingName {
+    /// No scale.
+    None,
+    /// One scale per tensor, from its own maximum.
+    Tensor,
+    /// One scale per tensor, from the maxima of earlier steps (`history`, `margin`).
+    Delayed,
+    /// One scale per row: per token of an input, per output of a weight.
+    Row,
+    /// One scale per run of `block` values along the sum.
+    Block,
+    /// One scale per square of `block` x `block` values.
+    Block2d,
+    /// OCP microscaling: a power of two per 32 values along the sum.
+    Mx,
+    /// NVFP4: an E4M3 scale per 16 values along the sum and an f32 scale per tensor.
+    Nvfp4,
+    /// NVFP4 for weights: the E4M3 scale is shared by 16 x 16 values.
+    Nvfp4Weight,
+    /// The mean magnitude of the tensor (BitNet b1.58).
+    Absmean,
+    /// The median magnitude of the tensor.
+    Absmedian,
+}
+
+/// One operand: a format and how it is scaled. Keys left out are the preset's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OperandSection {
+    /// "fp32", "tf32", "bf16", "fp16", "e4m3", "e5m2", "e3m2", "e2m3", "e2m1", "int8", "int4" or "ternary".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<NumericFormat>,
+    /// How scales are chosen. Without it a `format` of 16 bits or more is not scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingName>,
+    /// Values per block, for "block" and "block2d". 128 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<usize>,
+    /// Steps whose maxima count, for "delayed". 1024 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<usize>,
+    /// Powers of two of head-room, for "delayed". 0 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<i32>,
+    /// "float" or "power_of_two".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleKind>,
+    /// "nearest_even", "stochastic" or "toward_zero".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<RoundingMode>,
+    /// Values beyond the format's range: "saturate", or "propagate" as infinity (NaN where the format has none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<Overflow>,
+}
+
+/// Values per block when nothing else is said (DeepSeek-V3, arXiv 2412.19437).
+const BLOCK: usize = 128;
+/// Length of the history when nothing else is said (Transformer Engine).
+const HISTORY: usize = 1024;
+
+impl PrecisionSection {
+    /// Whether the section says nothing, so that it need not be written.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Steps between two looks at the health of quantised tensors; 0: never.
+    pub fn health_every(&self) -> u64 {
+        self.health_every.unwrap_or(100)
+    }
+
+    /// The recipe: the preset with what the section changes.
+    ///
+    /// # Errors
+    /// Keys that contradict each other or have no effect.
+    pub fn resolve(&self) -> Result<Recipe, RecipeError> {
+        let preset = self.preset.unwrap_or(PrecisionPreset::Fp32);
+        let base = preset.recipe();
+        let mut recipe = Recipe {
+            name: String::new(),
+            weight: self.weight.over("weight", base.weight)?,
+            input: self.input.over("input", base.input)?,
+            down_input: self.down_input.over("down_input", self.input.over("input", base.down_input)?)?,
+            grad: self.grad.over("grad", base.grad)?,
+            compute: self.compute.unwrap_or(base.compute),
+            residual: self.residual.unwrap_or(base.residual),
+            activation: self.activation.unwrap_or(base.activation),
+            skip: self.skip.clone().unwrap_or_else(|| base.skip.clone()),
+            master: self.master.over("master", base.master)?,
+            first_moment: self.first_moment.over("first_moment", base.first_moment)?,
+            second_moment: self.second_moment.over("second_moment", base.second_moment)?,
+            loss_scaling: self.loss_scaling.unwrap_or(base.loss_scaling),
+            sub_norm: self.sub_norm.unwrap_or(base.sub_norm),
+            smooth: self.smooth.unwrap_or(base.smooth),
+        };
+        recipe.name = base.name.clone();
+        if recipe != base {
+            recipe.name += " (changed)";
+        }
+        check(&recipe)?;
+        Ok(recipe)
+    }
+}
+
+/// What can be said of a recipe without knowing the model.
+fn check(recipe: &Recipe) -> Result<(), RecipeError> {
+    let error = |key, reason: String| Err(RecipeError { key, reason });
+    for (key, format) in [("compute", recipe.compute), ("residual", recipe.residual)] {
+        if !is_stored_type(format) {
+            return error(key, format!("{format} is no type to compute in; use fp32, bf16 or fp16"));
+        }
+    }
+    if recipe.activation == ActivationType::Compute && recipe.compute == NumericFormat::Fp32 {
+        let reason = "the type between operations is fp32 already; set `compute` to bf16 or fp16, or remove `activation`";
+        return error("activation", reason.to_owned());
+    }
+    if !is_stored_type(recipe.master.format) || recipe.master.scaling != Scaling::None {
+        let reason = format!("weights can be stored as fp32, bf16 or fp16 without a scale, not as {}", recipe.master.format);
+        return error("master", reason);
+    }
+    for (key, moment) in [("first_moment", &recipe.first_moment), ("second_moment", &recipe.second_moment)] {
+        if matches!(moment.scaling, Scaling::Delayed { .. }) {
+            return error(key, "moments are stored, not predicted: use scaling = \"tensor\" or \"row\"".to_owned());
+        }
+    }
+    for (key, operand) in [
+        ("weight", &recipe.weight),
+        ("input", &recipe.input),
+        ("down_input", &recipe.down_input),
+        ("grad", &recipe.grad),
+        ("master", &recipe.master),
+        ("first_moment", &recipe.first_moment),
+        ("second_moment", &recipe.second_moment),
+    ] {
+        if let Err(reason) = operand.validate() {
+            return error(key, reason.to_string());
+        }
+    }
+    if recipe.smooth && recipe.down_input.scaling == Scaling::None {
+        let reason = "without a scaled `down_input` there is nothing to smooth; choose an FP8 preset, or remove `smooth`";
+        return error("smooth", reason.to_owned());
+    }
+    let scaled = [recipe.weight, recipe.input, recipe.down_input, recipe.grad].map(|spec| block_of(&spec.scaling));
+    let mut sizes = scaled.into_iter().flatten();
+    if let Some(first) = sizes.next()
+        && let Some(other) = sizes.find(|size| *size != first)
+    {
+        let reason = format!("blocks of {first} and of {other} meet in one product; give all operands the same `block`");
+        return error("weight.block", reason);
+    }
+    Ok(())
+}
+
+/// Length along the sum of blocks whose scales are applied to sums.
+fn block_of(scaling: &Scaling) -> Option<usize> {
+    match scaling {
+        Scaling::Block { size } => Some(*size),
+        Scaling::Block2d { cols, .. } => Some(*cols),
+        Scaling::None
+        | Scaling::Tensor
+        | Scaling::Delayed { .. }
+        | Scaling::Row
+        | Scaling::Mx
+        | Scaling::Nvfp4
+        | Scaling::Nvfp4Weight
+        | Scaling::Absmean
+        | Scaling::Absmedian => None,
+    }
+}
+
+fn is_stored_type(format: NumericFormat) -> bool {
+    matches!(format, NumericFormat::Fp32 | NumericFormat::Bf16 | NumericFormat::Fp16)
+}
+
+impl OperandSection {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `base` with what the section changes.
+    fn over(&self, key: &'static str, base: QuantSpec) -> Result<QuantSpec, RecipeError> {
+        let format = self.format.unwrap_or(base.format);
+        let scaling = match self.scaling {
+            Some(name) => self.scaling_of(name),
+            // Another format of 16 bits or more needs no scale; another small one keeps the preset's.
+            None if self.format.is_some() && format.bits() >= 16 => Scaling::None,
+            None => self.adjusted(base.scaling),
+        };
+        let unused = |name: &str, reader: &str| RecipeError {
+            key,
+            reason: format!("`{name}` is only read with scaling = {reader}; remove it, or set that"),
+        };
+        if self.block.is_some() && block_of(&scaling).is_none() {
+            return Err(unused("block", "\"block\" or \"block2d\""));
+        }
+        let delayed = matches!(scaling, Scaling::Delayed { .. });
+        for (name, given) in [("history", self.history.is_some()), ("margin", self.margin.is_some())] {
+            if given && !delayed {
+                return Err(unused(name, "\"delayed\""));
+            }
+        }
+        Ok(QuantSpec {
+            format,
+            scaling,
+            scale: self.scale.unwrap_or(base.scale),
+            rounding: self.rounding.unwrap_or(base.rounding),
+            overflow: self.overflow.unwrap_or(if format == base.format {
+                base.overflow
+            } else {
+                QuantSpec::unscaled(format).overflow
+            }),
+        })
+    }
+
+    fn scaling_of(&self, name: ScalingName) -> Scaling {
+        let block = self.block.unwrap_or(BLOCK);
+        match name {
+            ScalingName::None => Scaling::None,
+            ScalingName::Tensor => Scaling::Tensor,
+            ScalingName::Delayed => Scaling::Delayed {
+                history: self.history.unwrap_or(HISTORY),
+                margin: self.margin.unwrap_or(0),
+            },
+            ScalingName::Row => Scaling::Row,
+            ScalingName::Block => Scaling::Block { size: block },
+            ScalingName::Block2d => Scaling::Block2d { rows: block, cols: block },
+            ScalingName::Mx => Scaling::Mx,
+            ScalingName::Nvfp4 => Scaling::Nvfp4,
+            ScalingName::Nvfp4Weight => Scaling::Nvfp4Weight,
+            ScalingName::Absmean => Scaling::Absmean,
+            ScalingName::Absmedian => Scaling::Absmedian,
+        }
+    }
+
+    /// The preset's scaling with its parameters changed.
+    fn adjusted(&self, base: Scaling) -> Scaling {
+        match base {
+            Scaling::Delayed { history, margin } => Scaling::Delayed {
+                history: self.history.unwrap_or(history),
+                margin: self.margin.unwrap_or(margin),
+            },
+            Scaling::Block { size } => Scaling::Block { size: self.block.unwrap_or(size) },
+            Scaling::Block2d { rows, cols } => Scaling::Block2d {
+                rows: self.block.unwrap_or(rows),
+                cols: self.block.unwrap_or(cols),
+            },
+            Scaling::None
+            | Scaling::Tensor
+            | Scaling::Row
+            | Scaling::Mx
+            | Scaling::Nvfp4
+            | Scaling::Nvfp4Weight
+            | Scaling::Absmean
+            | Scaling::Absmedian => base,
+        }
+    }
+}
+
+impl From<&Recipe> for PrecisionSection {
+    /// Every key spelled out, without a preset: what a user would write to get this recipe from nothing.
+    fn from(recipe: &Recipe) -> Self {
+        let down_input = if recipe.down_input == recipe.input {
+            OperandSection::default()
+        } else {
+            OperandSection::from(&recipe.down_input)
+        };
+        Self {
+            preset: None,
+            compute: Some(recipe.compute),
+            residual: Some(recipe.residual),
+            activation: Some(recipe.activation),
+            skip: Some(recipe.skip.clone()),
+            loss_scaling: Some(recipe.loss_scaling),
+            sub_norm: Some(recipe.sub_norm),
+            smooth: Some(recipe.smooth),
+            health_every: None,
+            weight: OperandSection::from(&recipe.weight),
+            input: OperandSection::from(&recipe.input),
+            down_input,
+            grad: OperandSection::from(&recipe.grad),
+            master: OperandSection::from(&recipe.master),
+            first_moment: OperandSection::from(&recipe.first_moment),
+            second_moment: OperandSection::from(&recipe.second_moment),
+        }
+    }
+}
+
+impl From<&QuantSpec> for OperandSection {
+    fn from(spec: &QuantSpec) -> Self {
+        let mut section = Self {
+            format: Some(spec.format),
+            scaling: None,
+            block: None,
+            history: None,
+            margin: None,
+            scale: None,
+            rounding: Some(spec.rounding),
+            overflow: Some(spec.overflow),
+        };
+        let (name, has_f32_scale) = match spec.scaling {
+            Scaling::None => (ScalingName::None, false),
+            Scaling::Tensor => (ScalingName::Tensor, true),
+            Scaling::Delayed { history, margin } => {
+                (section.history, section.margin) = (Some(history), Some(margin));
+                (ScalingName::Delayed, true)
+            }
+            Scaling::Row => (ScalingName::Row, true),
+            Scaling::Block { size } => {
+                section.block = Some(size);
+                (ScalingName::Block, true)
+            }
+            Scaling::Block2d { cols, .. } => {
+                section.block = Some(cols);
+                (ScalingName::Block2d, true)
+            }
+            Scaling::Mx => (ScalingName::Mx, false),
+            Scaling::Nvfp4 => (ScalingName::Nvfp4, false),
+            Scaling::Nvfp4Weight => (ScalingName::Nvfp4Weight, false),
+            Scaling::Absmean => (ScalingName::Absmean, false),
+            Scaling::Absmedian => (ScalingName::Absmedian, false),
+        };
+        section.scaling = Some(name);
+        section.scale = has_f32_scale.then_some(spec.scale);
+        section
+    }
+}

@@ -1,0 +1,217 @@
+//! Training and evaluating in low precision, from the outside.
+
+use ffnlab_tests::Sandbox;
+use serde_json::Value;
+
+/// Trains in a second; all widths and the tokens of a batch are multiples of 128, so every recipe fits.
+const TINY: &str = r#"
+[model]
+d_model = 128
+n_layer = 1
+n_head = 2
+seq_len = 32
+[model.ffn]
+preset = "swiglu"
+width = { exact = 128 }
+[data.synthetic]
+train_documents = 60
+valid_documents = 4
+[tokenizer]
+kind = "byte"
+[schedule]
+warmup_steps = 5
+[train]
+steps = 12
+batch_size = 4
+eval_every = 6
+eval_sequences = 8
+checkpoint_every = 5
+[precision]
+health_every = 4
+"#;
+
+const PRESETS: [&str; 15] = [
+    "fp32",
+    "tf32",
+    "bf16",
+    "bf16_pure",
+    "fp16",
+    "fp8_current",
+    "fp8_delayed",
+    "fp8_rowwise",
+    "fp8_block",
+    "mxfp8",
+    "mxfp6",
+    "mxfp4",
+    "nvfp4",
+    "int8",
+    "bitnet_b158",
+];
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox
+}
+
+fn train(sandbox: &Sandbox, preset: &str, out: &str, more: &[&str]) -> Value {
+    let over = format!("precision.preset={preset}");
+    let mut args = vec!["train", "tiny.toml", "-o", &over, "--out", out, "--json"];
+    args.extend(more);
+    sandbox.json(&args)
+}
+
+#[test]
+fn every_precision_trains_says_so_and_reports_its_health() {
+    let sandbox = sandbox();
+    let full = train(&sandbox, "fp32", "fp32", &[]);
+    let loss = |summary: &Value| summary["validation"]["loss"].as_f64().expect("a loss");
+    for preset in PRESETS {
+        let summary = train(&sandbox, preset, preset, &[]);
+        assert_eq!((&summary["status"], &summary["precision"]), (&"finished".into(), &preset.into()));
+        // Twelve steps from the same weights on the same batches do not lead far apart.
+        assert!((loss(&summary) - loss(&full)).abs() < 0.3, "{preset}: {}", loss(&summary));
+        assert_eq!(loss(&summary) == loss(&full), preset == "fp32", "{preset} differs from f32");
+        let health = summary["health"].as_array().cloned().unwrap_or_default();
+        assert_eq!(health.is_empty(), preset == "fp32", "{preset}");
+        for row in &health {
+            assert!(row["sqnr_db_min"].as_f64().is_none_or(|db| db > 3.0), "{preset}: {row}");
+            assert!(row["saturated_max"].as_f64().expect("a share") < 0.05, "{preset}: {row}");
+        }
+        let rows = sandbox.metrics(preset, "health");
+        let steps: std::collections::BTreeSet<u64> =
+            rows.iter().map(|row| row["step"].as_u64().expect("a step")).collect();
+        let expected: &[u64] = if preset == "fp32" { &[] } else { &[4, 8, 12] };
+        assert!(steps.iter().eq(expected), "{preset}: {steps:?}");
+        // Its own precision is what a run is evaluated in.
+        assert_eq!(sandbox.json(&["eval", preset, "--json"]), summary["validation"], "{preset}");
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_same_in_precisions_that_keep_a_state() {
+    let sandbox = sandbox();
+    for preset in ["bf16_pure", "fp16", "fp8_delayed", "mxfp4"] {
+        let (whole, part) = (format!("whole-{preset}"), format!("part-{preset}"));
+        train(&sandbox, preset, &whole, &[]);
+        // Stopped by force after its first checkpoint, and gone on with.
+        let over = format!("precision.preset={preset}");
+        let mut child = sandbox
+            .command(&["train", "tiny.toml", "-o", &over, "--out", &part])
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let checkpoint = sandbox.path(&part).join("checkpoints/step-5");
+        while !checkpoint.exists() && child.try_wait().expect("a status").is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.kill().expect("it can be killed");
+        child.wait().expect("a status");
+        train(&sandbox, preset, &part, &["--resume"]);
+        assert_eq!(sandbox.losses(&whole), sandbox.losses(&part), "{preset}");
+        assert_eq!(sandbox.weights(&whole, 12), sandbox.weights(&part, 12), "{preset}");
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_low_precision_run() {
+    let sandbox = sandbox();
+    for preset in ["fp8_block", "nvfp4"] {
+        let (one, two) = (format!("one-{preset}"), format!("two-{preset}"));
+        train(&sandbox, preset, &one, &["--threads", "1"]);
+        train(&sandbox, preset, &two, &["--threads", "2"]);
+        assert_eq!(sandbox.losses(&one), sandbox.losses(&two), "{preset}");
+    }
+}
+
+#[test]
+fn evaluation_in_another_precision_changes_the_loss_a_little() {
+    let sandbox = sandbox();
+    let summary = train(&sandbox, "fp32", "run", &[]);
+    let own = summary["validation"]["loss"].as_f64().expect("a loss");
+    let mut gaps = Vec::new();
+    for preset in ["bf16", "fp8_current", "mxfp4", "int8"] {
+        let eval = sandbox.json(&["eval", "run", "--precision", preset, "--json"]);
+        let gap = (eval["loss"].as_f64().expect("a loss") - own).abs();
+        assert!(gap > 0.0 && gap < 0.2, "{preset}: {gap}");
+        gaps.push(gap);
+    }
+    assert!(gaps[0] < gaps[2], "bf16 is nearer than 4 bits: {gaps:?}");
+    assert_eq!(sandbox.json(&["eval", "run", "--precision", "fp32", "--json"]), summary["validation"]);
+    let refused = sandbox.fails(1, &["eval", "run", "--precision", "fp8_delayed"]);
+    assert!(refused.contains("earlier training steps") && refused.contains("fp8_current"), "{refused}");
+    let refused = sandbox.fails(1, &["eval", "run", "--precision", "bitnet_b158"]);
+    assert!(refused.contains("SubLN"), "{refused}");
+}
+
+#[test]
+fn recipes_that_do_not_fit_are_refused_with_their_place() {
+    let sandbox = sandbox();
+    sandbox.write("odd.toml", TINY.replace("exact = 128", "exact = 100") + "preset = \"mxfp8\"\n");
+    let refused = sandbox.fails(2, &["train", "odd.toml"]);
+    assert!(refused.contains("odd.toml:") && refused.contains("precision"), "{refused}");
+    assert!(refused.contains("100") && refused.contains("32"), "{refused}");
+    let refused = sandbox.fails(2, &["train", "tiny.toml", "-o", "precision.weight.rounding=stochastic"]);
+    assert!(refused.contains("-o precision.weight.rounding") && refused.contains("nothing to round"), "{refused}");
+    let refused = sandbox.fails(2, &["train", "tiny.toml", "-o", "precision.preset=fp9"]);
+    assert!(refused.contains("fp9"), "{refused}");
+    let over = ["-o", "precision.preset=fp8_current", "-o", "precision.smooth=true", "-o", "model.ffn.preset=relu"];
+    let mut args = vec!["train", "tiny.toml"];
+    args.extend(over);
+    assert!(sandbox.fails(2, &args).contains("gate"));
+    let whole = ["-o", "precision.preset=mxfp8", "-o", "precision.skip=[]"];
+    let mut args = vec!["train", "tiny.toml", "--out", "head"];
+    args.extend(whole);
+    let refused = sandbox.fails(1, &args);
+    assert!(refused.contains("vocabulary") && refused.contains("lm_head"), "{refused}");
+}
+
+#[test]
+fn an_outlier_batch_saturates_delayed_scaling_and_not_current_scaling() {
+    let sandbox = sandbox();
+    let stress = [
+        "stress.channels=4",
+        "stress.gain=4",
+        "stress.strength=4",
+        "stress.outlier_at=9",
+        "train.alignment_every=6",
+    ];
+    let more: Vec<&str> = stress.iter().flat_map(|over| ["-o", over]).collect();
+    let saturated = |preset: &str| -> f64 {
+        train(&sandbox, preset, preset, &more);
+        let rows = sandbox.metrics(preset, "health");
+        let hit = rows.iter().filter(|row| row["step"] == 9 && row["tensor"]["operand"] == "input");
+        let shares = hit.map(|row| row["tensor"]["saturated"].as_f64().expect("a share"));
+        shares.reduce(f64::max).expect("the step of the outlier is looked at")
+    };
+    let (delayed, current) = (saturated("fp8_delayed"), saturated("fp8_current"));
+    assert!(delayed > 0.01 && current == 0.0, "delayed {delayed}, current {current}");
+    let alignment = sandbox.metrics("fp8_delayed", "alignment");
+    assert_eq!(alignment.len(), 2, "one layer, twice");
+    let cosines = alignment[0]["cosines"].as_array().expect("a list");
+    assert_eq!(cosines.len(), 128);
+    let planted = cosines[..4].iter().map(|c| c.as_f64().expect("a number"));
+    assert!(planted.fold(1.0, f64::min) > 0.9, "planted channels are parallel: {alignment:?}");
+}
+
+#[test]
+fn moments_and_weights_are_stored_as_the_recipe_says() {
+    let sandbox = sandbox();
+    let over = ["-o", "precision.first_moment.format=e4m3", "-o", "precision.first_moment.scaling=tensor"];
+    let summary = train(&sandbox, "bf16_pure", "run", &over);
+    assert_eq!(summary["precision"], "bf16_pure (changed)");
+    let read = |file: &str| {
+        let bytes = std::fs::read(sandbox.path("run/checkpoints/step-12").join(file)).expect("a file");
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+        let view = tensors.tensor("model.layers.0.mlp.up_proj.weight").expect("the tensor");
+        let values = view.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
+        values.collect::<Vec<f32>>()
+    };
+    assert!(read("model.safetensors").iter().all(|w| w.to_bits() & 0xffff == 0), "weights are bf16");
+    let moments = read("optimizer.safetensors");
+    let (first, second) = moments.split_at(moments.len() / 2);
+    let distinct: std::collections::HashSet<u32> = first.iter().map(|m| m.to_bits()).collect();
+    assert!(distinct.len() <= 253, "E4M3 has 253 finite numbers, found {}", distinct.len());
+    assert!(second.iter().all(|v| v.to_bits() & 0xffff == 0), "the second moment is bf16");
+}
