@@ -62,27 +62,7 @@ impl Grid {
             let kept = 1 << shift;
             return Self::Short(Short { shift, mask: kept - 1, odd: i32::from(shift > 0), limit });
         }
-        let beyond = match (overflow, spec.specials) {
-            (Overflow::Saturate, _) => spec.max_finite,
-            (Overflow::Propagate, Specials::Ieee) => f32::INFINITY,
-            (Overflow::Propagate, Specials::NanOnly | Specials::None) => f32::NAN,
-        };
-        // Finite numbers go beyond the largest only where there is something beyond it to become.
-        let can_exceed = match mode {
-            RoundingMode::NearestEven | RoundingMode::Stochastic => {
-                overflow == Overflow::Propagate && format.has_nan()
-            }
-            RoundingMode::TowardZero => false,
-        };
-        let above = f32::from_bits(((format.max_exponent() + 1 + 127) as u32) << 23);
-        Self::Narrow(Narrow {
-            min_exponent: (spec.min_exponent + 127) << 23,
-            to_magic: (23 - spec.mantissa_bits as i32) << 23,
-            max: spec.max_finite,
-            limit: if can_exceed { above } else { spec.max_finite },
-            beyond,
-            zero: if format.has_negative_zero() { -0.0 } else { 0.0 },
-        })
+        Self::Narrow(Narrow::new(format, mode, overflow))
     }
 }
 
@@ -129,6 +109,32 @@ impl Round for Short {
 }
 
 impl Narrow {
+    /// For formats whose smallest normal number is above that of `f32`, and integers.
+    pub(crate) fn new(format: NumericFormat, mode: RoundingMode, overflow: Overflow) -> Self {
+        let spec = format.spec();
+        let beyond = match (overflow, spec.specials) {
+            (Overflow::Saturate, _) => spec.max_finite,
+            (Overflow::Propagate, Specials::Ieee) => f32::INFINITY,
+            (Overflow::Propagate, Specials::NanOnly | Specials::None) => f32::NAN,
+        };
+        // Finite numbers go beyond the largest only where there is something beyond it to become.
+        let can_exceed = match mode {
+            RoundingMode::NearestEven | RoundingMode::Stochastic => {
+                overflow == Overflow::Propagate && format.has_nan()
+            }
+            RoundingMode::TowardZero => false,
+        };
+        let above = f32::from_bits(((format.max_exponent() + 1 + 127) as u32) << 23);
+        Self {
+            min_exponent: (spec.min_exponent + 127) << 23,
+            to_magic: (23 - spec.mantissa_bits as i32) << 23,
+            max: spec.max_finite,
+            limit: if can_exceed { above } else { spec.max_finite },
+            beyond,
+            zero: if format.has_negative_zero() { -0.0 } else { 0.0 },
+        }
+    }
+
     /// Clamps, rounds by `to_step(magnitude, 2^23 steps)`, and restores sign and special values.
     #[inline(always)]
     fn around(self, x: f32, quotient: f32, to_step: impl Fn(f32, f32) -> f32) -> f32 {

@@ -1,5 +1,7 @@
 //! Quantisation at the speed of memory: parallel over rows, vectorised over columns, equal to the reference.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::averages::{MIN_AVERAGE, mean_abs, median_abs};
@@ -8,9 +10,9 @@ use crate::format::NumericFormat;
 use crate::grid::Grid;
 use crate::operand::{Operand, OuterScale};
 use crate::rounding::{Overflow, Rounding};
-use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale};
+use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale, tile_scales};
 use crate::scaling::{Contraction, QuantSpec, Scaling};
-use crate::sweep::{sweep_amax, sweep_in_place, sweep_scaled, sweep_unscaled};
+use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_scaled, sweep_unscaled};
 
 /// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude and
 /// the rounding.
@@ -98,8 +100,10 @@ impl Extent {
     }
 }
 
-/// The scale of each column of a band, and the storage of what it is made from.
+/// The scales of a band of tiles, spread over its columns.
 struct BandScales {
+    /// Per tile.
+    tile_folds: Vec<f32>,
     /// Per column.
     divisors: Vec<f32>,
     /// Per column.
@@ -107,20 +111,27 @@ struct BandScales {
 }
 
 impl BandScales {
-    fn new(cols: usize) -> Self {
-        Self { divisors: vec![1.0; cols], folds: vec![1.0; cols] }
+    fn new(cols: usize, tile_cols: usize) -> Self {
+        Self { tile_folds: vec![1.0; cols / tile_cols], divisors: vec![1.0; cols], folds: vec![1.0; cols] }
     }
 
     /// Finds the scales of the tiles, keeps their divisors in `kept`, and spreads them over the columns.
-    fn fill(&mut self, rule: &ScaleRule, amax: &[i32], tile_cols: usize, kept: &mut [f32]) {
-        let runs = self.divisors.chunks_exact_mut(tile_cols).zip(self.folds.chunks_exact_mut(tile_cols));
-        for ((amax, kept), (divisors, folds)) in amax.iter().zip(kept).zip(runs) {
-            let scale = rule.scale(f32::from_bits(*amax as u32));
-            *kept = scale.divisor;
-            divisors.fill(scale.divisor);
-            folds.fill(scale.fold);
-        }
+    fn fill(&mut self, rule: &ScaleRule, amax: &[i32], kept: &mut [f32]) {
+        tile_scales(rule, amax, kept, &mut self.tile_folds);
+        spread(kept, &mut self.divisors);
+        spread(&self.tile_folds, &mut self.folds);
     }
+}
+
+/// A vector of `len` values that `write` has written, every one of them.
+///
+/// Filling it with zeros first would take as long as the rounding itself.
+fn written<R>(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> (Vec<f32>, R) {
+    let mut values = Vec::with_capacity(len);
+    let result = write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the callers in this module cut the whole slice into tasks, and the sweeps write all of their output.
+    unsafe { values.set_len(len) };
+    (values, result)
 }
 
 impl Scaled<'_> {
@@ -157,39 +168,43 @@ impl Scaled<'_> {
     /// Each task's rows, output and first index.
     fn tasks<'a>(
         x: &'a [f32],
-        out: &'a mut [f32],
+        out: &'a mut [MaybeUninit<f32>],
         task: usize,
         first: usize,
-    ) -> impl IndexedParallelIterator<Item = (&'a [f32], &'a mut [f32], u32)> {
+    ) -> impl IndexedParallelIterator<Item = (&'a [f32], &'a mut [MaybeUninit<f32>], u32)> {
         let chunks = x.par_chunks(task).zip(out.par_chunks_mut(task)).enumerate();
         chunks.map(move |(i, (x, out))| (x, out, (first + i * task) as u32))
     }
 
     fn unscaled(&self) -> Operand {
-        let (grid, mut values) = (self.grid(), vec![0.0; self.x.len()]);
-        let tasks = Self::tasks(self.x, &mut values, TASK, 0);
-        let round = |(x, out, first): (&[f32], &mut [f32], u32)| {
+        let grid = self.grid();
+        let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
             let mut amax = [0];
             let non_finite = sweep_amax(x, x.len(), x.len(), &mut amax);
             sweep_unscaled(x, out, &grid, self.rounding, first);
             Extent { amax: amax[0], non_finite }
         };
-        let extent = tasks.map(round).reduce(Extent::default, Extent::merge);
+        let (values, extent) = written(self.x.len(), |values| {
+            let tasks = Self::tasks(self.x, values, TASK, 0);
+            tasks.map(round).reduce(Extent::default, Extent::merge)
+        });
         self.operand(values, OuterScale::Uniform(1.0), extent)
     }
 
     /// One scale, known beforehand.
     fn one_scale(&self, scale: f32) -> Operand {
-        let (grid, mut values) = (self.grid(), vec![0.0; self.x.len()]);
-        let scales = BandScales { divisors: vec![scale; self.cols], folds: vec![1.0; self.cols] };
-        let tasks = Self::tasks(self.x, &mut values, self.cols * self.task_rows(), 0);
-        let round = |(x, out, first): (&[f32], &mut [f32], u32)| {
+        let grid = self.grid();
+        let (divisors, folds) = (vec![scale; self.cols], vec![1.0; self.cols]);
+        let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
             let mut amax = [0];
             let non_finite = sweep_amax(x, self.cols, self.cols, &mut amax);
-            sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
+            sweep_scaled(x, &divisors, &folds, out, &grid, self.rounding, first);
             Extent { amax: amax[0], non_finite }
         };
-        let extent = tasks.map(round).reduce(Extent::default, Extent::merge);
+        let (values, extent) = written(self.x.len(), |values| {
+            let tasks = Self::tasks(self.x, values, self.cols * self.task_rows(), 0);
+            tasks.map(round).reduce(Extent::default, Extent::merge)
+        });
         self.operand(values, OuterScale::Uniform(scale), extent)
     }
 
@@ -198,13 +213,14 @@ impl Scaled<'_> {
         let Self { rows, cols, contraction, spec, .. } = *self;
         let (tile_rows, tile_cols) = spec.scaling.tile(rows, cols, contraction);
         let rule = ScaleRule::new(spec, tensor_scale);
-        let mut values = vec![0.0; self.x.len()];
         let mut divisors = vec![0.0; (rows / tile_rows) * (cols / tile_cols)];
-        let extent = if tile_rows * cols <= MAX_BAND {
-            self.low_bands(&rule, (tile_rows, tile_cols), &mut values, &mut divisors)
-        } else {
-            self.tall_bands(&rule, (tile_rows, tile_cols), &mut values, &mut divisors)
-        };
+        let (values, extent) = written(self.x.len(), |values| {
+            if tile_rows * cols <= MAX_BAND {
+                self.low_bands(&rule, (tile_rows, tile_cols), values, &mut divisors)
+            } else {
+                self.tall_bands(&rule, (tile_rows, tile_cols), values, &mut divisors)
+            }
+        });
         let outer = OuterScale::from_tiles(spec, (rows, cols), contraction, divisors, tensor_scale);
         self.operand(values, outer, extent)
     }
@@ -214,7 +230,7 @@ impl Scaled<'_> {
         &self,
         rule: &ScaleRule,
         (tile_rows, tile_cols): (usize, usize),
-        values: &mut [f32],
+        values: &mut [MaybeUninit<f32>],
         divisors: &mut [f32],
     ) -> Extent {
         let (grid, cols) = (self.grid(), self.cols);
@@ -228,7 +244,7 @@ impl Scaled<'_> {
             for (i, ((x, out), kept)) in parts.enumerate() {
                 amax.fill(0);
                 let non_finite = sweep_amax(x, cols, tile_cols, amax);
-                scales.fill(rule, amax, tile_cols, kept);
+                scales.fill(rule, amax, kept);
                 let first = first.wrapping_add((i * band) as u32);
                 sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
                 let largest = amax.iter().copied().fold(0, i32::max);
@@ -238,7 +254,7 @@ impl Scaled<'_> {
         };
         Self::tasks(self.x, values, bands * band, 0)
             .zip(divisors.par_chunks_mut(bands * across))
-            .map_init(|| (BandScales::new(cols), vec![0; across]), quantize_bands)
+            .map_init(|| (BandScales::new(cols, tile_cols), vec![0; across]), quantize_bands)
             .reduce(Extent::default, Extent::merge)
     }
 
@@ -247,18 +263,18 @@ impl Scaled<'_> {
         &self,
         rule: &ScaleRule,
         (tile_rows, tile_cols): (usize, usize),
-        values: &mut [f32],
+        values: &mut [MaybeUninit<f32>],
         divisors: &mut [f32],
     ) -> Extent {
         let (grid, cols) = (self.grid(), self.cols);
         let (band, across) = (tile_rows * cols, cols / tile_cols);
-        let mut scales = BandScales::new(cols);
+        let mut scales = BandScales::new(cols, tile_cols);
         let mut extent = Extent::default();
         let parts = self.x.chunks_exact(band).zip(values.chunks_exact_mut(band));
         for (i, ((x, out), kept)) in parts.zip(divisors.chunks_exact_mut(across)).enumerate() {
             let mut amax = vec![0; across];
             let non_finite = self.tall_amax(i * tile_rows..(i + 1) * tile_rows, tile_cols, &mut amax);
-            scales.fill(rule, &amax, tile_cols, kept);
+            scales.fill(rule, &amax, kept);
             let tasks = Self::tasks(x, out, cols * self.task_rows(), i * band);
             tasks.for_each(|(x, out, first)| {
                 sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
@@ -292,4 +308,4 @@ impl Scaled<'_> {
 }
 
 /// The rows, output and first index of a task, and where the scales of its tiles are kept.
-type Task<'a> = ((&'a [f32], &'a mut [f32], u32), &'a mut [f32]);
+type Task<'a> = ((&'a [f32], &'a mut [MaybeUninit<f32>], u32), &'a mut [f32]);

@@ -1,11 +1,13 @@
 //! From the largest magnitude to the scale: one rule per scaling.
 //!
-//! Everything here is `f32` arithmetic with one rounding per operation, on one number; the fast path and the
-//! reference share it, and the golden files check it.
+//! All of it is `f32` arithmetic with one rounding per operation. [`ScaleRule::scale`] takes one tile and goes
+//! through codes, for the reference; [`tile_scales`] takes many.
 
 use crate::encode::Encoded;
 use crate::format::NumericFormat;
-use crate::rounding::{Overflow, Rounding};
+use crate::grid::{Narrow, Round};
+use crate::multiversion;
+use crate::rounding::{Overflow, Rounding, RoundingMode};
 use crate::scaling::{QuantSpec, ScaleKind, Scaling};
 
 /// 2^-100: fp32 scales are at least this. The product of such a scale with any element of any scaled format, or
@@ -94,6 +96,41 @@ impl ScaleRule {
     }
 }
 
+multiversion! {
+    /// [`ScaleRule::scale`] of many tiles, whose largest magnitudes are given as bits: the divisors and folds.
+    pub(crate) fn tile_scales(rule: &ScaleRule, amax: &[i32], divisors: &mut [f32], folds: &mut [f32]) {
+        let amax = amax.iter().map(|&bits| f32::from_bits(bits as u32));
+        match *rule {
+            ScaleRule::Unit => divisors.fill(1.0),
+            ScaleRule::Given(scale) => divisors.fill(scale),
+            ScaleRule::Amax { max, kind } => {
+                for (amax, divisor) in amax.zip(divisors) {
+                    *divisor = amax_scale(amax, max, kind);
+                }
+            }
+            ScaleRule::Mx { max_exponent, fraction_bits } => {
+                let unit = f32::from_bits((127 - fraction_bits as u32) << 23);
+                for ((amax, divisor), fold) in amax.zip(divisors).zip(folds) {
+                    let code = ((amax.to_bits() >> 23) as i32 - max_exponent).max(0) as u32;
+                    // 2^-127 is subnormal.
+                    let power = f32::from_bits(if code == 0 { 1 << 22 } else { code << 23 });
+                    *divisor = power * unit;
+                    *fold = power * unit;
+                }
+            }
+            ScaleRule::Nvfp4 { tensor_scale } => {
+                let e4m3 = Narrow::new(NumericFormat::E4m3, RoundingMode::NearestEven, Overflow::Saturate);
+                for ((amax, divisor), fold) in amax.zip(divisors).zip(folds) {
+                    let scaled = amax / NumericFormat::E2m1.max_finite() / tensor_scale;
+                    let value = e4m3.nearest(scaled, scaled);
+                    *fold = value;
+                    *divisor = if value == 0.0 { VANISHING } else { value * tensor_scale };
+                }
+            }
+        }
+    }
+}
+
 /// NVFP4's fp32 scale of the tensor.
 pub(crate) fn nvfp4_tensor_scale(amax: f32, kind: ScaleKind) -> f32 {
     amax_scale(amax, NVFP4_MAX, kind)
@@ -103,17 +140,18 @@ pub(crate) fn nvfp4_tensor_scale(amax: f32, kind: ScaleKind) -> f32 {
 ///
 /// amax / max is rounded to nearest; where that falls short, so that amax / scale would exceed max by an ulp, the
 /// next larger number is taken. Otherwise stochastic rounding could, if rarely, carry the largest element over.
+#[inline(always)]
 fn amax_scale(amax: f32, max: f32, kind: ScaleKind) -> f32 {
-    if amax == 0.0 {
-        return 1.0;
-    }
     let quotient = amax / max;
-    let scale = if amax / quotient > max { quotient.next_up() } else { quotient };
-    kind.round_up(scale.max(MIN_SCALE))
+    let next_up = f32::from_bits(quotient.to_bits() + 1);
+    let scale = if amax / quotient > max { next_up } else { quotient };
+    let scale = kind.round_up(if scale > MIN_SCALE { scale } else { MIN_SCALE });
+    if amax == 0.0 { 1.0 } else { scale }
 }
 
 impl ScaleKind {
     /// The scale itself, or the power of two at or above it (at most 2^127).
+    #[inline(always)]
     pub(crate) fn round_up(self, scale: f32) -> f32 {
         match self {
             Self::Float => scale,

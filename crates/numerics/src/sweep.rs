@@ -3,6 +3,8 @@
 //! Both walk memory in order, whatever the shape of the blocks. Columns that have scales of their own keep them
 //! in a vector beside the row; a block that runs down a column is a row of that vector.
 
+use std::mem::MaybeUninit;
+
 use crate::grid::{Grid, with_rounding};
 use crate::multiversion;
 use crate::rounding::Rounding;
@@ -63,13 +65,24 @@ multiversion! {
         non_finite
     }
 
+    /// Spreads the numbers of tiles over their `out.len() / tiles.len()` columns each.
+    pub(crate) fn spread(tiles: &[f32], out: &mut [f32]) {
+        let tile_cols = out.len() / tiles.len();
+        match tile_cols {
+            // The usual blocks, with a length that the compiler knows.
+            16 => out.as_chunks_mut::<16>().0.iter_mut().zip(tiles).for_each(|(out, tile)| *out = [*tile; 16]),
+            32 => out.as_chunks_mut::<32>().0.iter_mut().zip(tiles).for_each(|(out, tile)| *out = [*tile; 32]),
+            _ => out.chunks_exact_mut(tile_cols).zip(tiles).for_each(|(out, tile)| out.fill(*tile)),
+        }
+    }
+
     /// out = fold round(x / divisor), with one divisor and one factor per column. `first` is the index of the first
-    /// element in the stream of random bits.
+    /// element in the stream of random bits. Every element of `out` is written.
     pub(crate) fn sweep_scaled(
         rows: &[f32],
         divisors: &[f32],
         folds: &[f32],
-        out: &mut [f32],
+        out: &mut [MaybeUninit<f32>],
         grid: &Grid,
         rounding: Rounding,
         first: u32,
@@ -80,18 +93,18 @@ multiversion! {
             for (row, out) in rows.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
                 let scales = divisors.iter().zip(folds);
                 for (i, ((x, out), (divisor, fold))) in row.iter().zip(out).zip(scales).enumerate() {
-                    *out = round(*x, x / divisor, first.wrapping_add(i as u32)) * fold;
+                    out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
                 }
                 first = first.wrapping_add(cols as u32);
             }
         });
     }
 
-    /// out = round(x), without scales.
-    pub(crate) fn sweep_unscaled(x: &[f32], out: &mut [f32], grid: &Grid, rounding: Rounding, first: u32) {
+    /// out = round(x), without scales. Every element of `out` is written.
+    pub(crate) fn sweep_unscaled(x: &[f32], out: &mut [MaybeUninit<f32>], grid: &Grid, rounding: Rounding, first: u32) {
         with_rounding!(*grid, rounding, |round| {
             for (i, (x, out)) in x.iter().zip(out).enumerate() {
-                *out = round(*x, *x, first.wrapping_add(i as u32));
+                out.write(round(*x, *x, first.wrapping_add(i as u32)));
             }
         });
     }
