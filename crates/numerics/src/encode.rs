@@ -36,7 +36,8 @@ impl NumericFormat {
     /// Rounds `x`, whose random bits (in stochastic rounding) are those of `(rounding.key, index)`.
     ///
     /// E8M0 has neither sign nor zero: negative numbers become NaN, and zero and what lies below 2^-127 become
-    /// 2^-127. Rounding acts on the value: to nearest, 1.5 2^e is half-way, and goes to the even code.
+    /// 2^-127. Rounding acts on the value: 1.5 2^e is half-way, and as no significand of one bit is even, the
+    /// larger neighbour is taken (IEEE 754-2019, 4.3.1).
     pub fn encode_at(self, x: impl Into<f64>, rounding: Rounding, index: u64, overflow: Overflow) -> Encoded {
         let x: f64 = x.into();
         let spec = self.spec();
@@ -100,15 +101,16 @@ impl NumericFormat {
         let binades = ((exponent - spec.min_exponent) as u32) << spec.mantissa_bits;
         let no_zero = u32::from(spec.layout == Layout::Exponent);
         let code = binades + lower as u32 - no_zero;
-        let code = code + u32::from(away_from_zero(steps - lower, code, rounding, index));
+        let code = code + u32::from(away_from_zero(steps - lower, lower % 2.0 == 1.0, rounding, index));
         if code > self.max_magnitude() { Magnitude::Beyond } else { Magnitude::Finite(code) }
     }
 }
 
-/// Whether a magnitude at `fraction` of the way from the neighbour `code` to the next is rounded up.
-fn away_from_zero(fraction: f64, code: u32, rounding: Rounding, index: u64) -> bool {
+/// Whether a magnitude at `fraction` of the way from its lower neighbour to the next is rounded up. `odd`: whether the
+/// lower neighbour's significand is.
+fn away_from_zero(fraction: f64, odd: bool, rounding: Rounding, index: u64) -> bool {
     match rounding.mode {
-        RoundingMode::NearestEven => fraction > 0.5 || (fraction == 0.5 && code % 2 == 1),
+        RoundingMode::NearestEven => fraction > 0.5 || (fraction == 0.5 && odd),
         RoundingMode::TowardZero => false,
         RoundingMode::Stochastic => {
             fraction >= f64::from(RandomBits::new(rounding.key).threshold(index as u32))
