@@ -241,6 +241,23 @@ def ternary_goldens():
     return goldens
 
 
+def random_goldens():
+    """Which of 96 indices round 0.5 up to 1: those whose 24 random bits are below half. Written from the definition."""
+    def half_goes_up(key, index):
+        m = 2**64 - 1
+        z = (key + 0x9E3779B97F4A7C15) & m
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & m
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & m
+        z ^= z >> 31
+        m = 2**32 - 1
+        h = ((index * 0x9E3779B1) & m) ^ (z & m)
+        h = (((h ^ (h >> 16)) * 0x7FEB352D) & m) ^ (z >> 32)
+        h = ((h ^ (h >> 15)) * 0x846CA68B) & m
+        return (h ^ (h >> 16)) >> 8 < 2**23
+
+    return {str(key): "".join(str(int(half_goes_up(key, i))) for i in range(96)) for key in (0, 1, 2**64 - 1)}
+
+
 def main():
     json.dump(
         {
@@ -255,6 +272,7 @@ def main():
             "nvfp4": nvfp4_goldens(),
             "float_scales": float_scale_goldens(),
             "ternary": ternary_goldens(),
+            "random": random_goldens(),
         },
         sys.stdout,
         indent=1,

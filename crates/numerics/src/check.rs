@@ -8,7 +8,7 @@ use crate::scaling::{Contraction, QuantSpec, ScaleKind, Scaling};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum QuantError {
     /// The slice does not hold the matrix.
-    #[error("a {rows} x {cols} matrix has {} elements, but {len} were given", rows * cols)]
+    #[error("a {rows} x {cols} matrix has {} elements, but {len} were given", rows.saturating_mul(*cols))]
     Length {
         /// Rows asked for.
         rows: usize,

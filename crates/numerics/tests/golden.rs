@@ -2,7 +2,7 @@
 
 use numerics::{
     Contraction, EncodedMatrix, NumericFormat, Overflow, QuantSpec, Rounding, RoundingMode, ScaleKind,
-    Scaling, StoredScales, encode_matrix,
+    Scaling, StoredScales, encode_matrix, round_slice,
 };
 use serde_json::Value;
 
@@ -199,5 +199,17 @@ fn ternary_weights_are_those_of_bitnet() {
         let scale = golden["scale"].as_f64().unwrap();
         assert!((f64::from(scales[0]) / scale - 1.0).abs() < 1e-6, "{name}: {} {scale}", scales[0]);
         assert_same(name, 2, &hex(encoded.codes, 2), &golden["codes"]);
+    }
+}
+
+/// The random bits are part of every result that was recorded with them.
+#[test]
+fn random_bits_follow_their_definition() {
+    let goldens = goldens();
+    for (key, golden) in goldens["random"].as_object().unwrap() {
+        let mut halves = [0.5; 96];
+        let rounding = Rounding::stochastic(key.parse().unwrap());
+        round_slice(&mut halves, NumericFormat::Int8, rounding, Overflow::Saturate);
+        assert_same(key, 4, &hex(halves.map(|x| x as u32), 4), golden);
     }
 }
