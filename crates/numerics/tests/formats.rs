@@ -2,8 +2,6 @@
 
 use numerics::{Encoded, NumericFormat, Overflow, Rounding, RoundingMode, Specials, round_slice};
 
-const OVERFLOWS: [Overflow; 2] = Overflow::ALL;
-
 fn roundings() -> [Rounding; 3] {
     RoundingMode::ALL.map(|mode| Rounding { mode, key: 0x5eed })
 }
@@ -89,59 +87,53 @@ fn fp32_keeps_every_bit() {
     }
 }
 
-/// One number's expected values to nearest even and toward zero.
-struct Case {
-    x: f64,
-    nearest: f32,
-    toward_zero: f32,
-}
-
-/// Between neighbours: the lower one, just above it, around the midpoint, just below the upper one.
-fn between(lower: f32, upper: f32, even: f32) -> [Case; 6] {
-    let (low, high) = (f64::from(lower), f64::from(upper));
-    let middle = (low + high) / 2.0;
-    [
-        (low, lower),
-        (low.next_up(), lower),
-        (middle.next_down(), lower),
-        (middle, even),
-        (middle.next_up(), upper),
-        (high.next_down(), upper),
-    ]
-    .map(|(x, nearest)| Case { x, nearest, toward_zero: lower })
-}
-
-/// All cases of a format, of positive sign.
-fn cases(format: NumericFormat) -> Vec<Case> {
-    let magnitudes = magnitudes(format);
-    // A significand of one bit is never even; ties go to the larger.
-    let neighbours =
-        magnitudes.windows(2).filter(|pair| format != NumericFormat::Fp32 || pair[0].next_up() == pair[1]);
-    let even_code = |pair: &[f32]| {
-        let code = format.encode(pair[0], Rounding::NEAREST_EVEN, Overflow::Saturate).code;
-        let lower_is_even = code % 2 == 0 && format != NumericFormat::E8m0;
-        if lower_is_even { pair[0] } else { pair[1] }
+/// Pairs of neighbours, and the one of each pair that a tie goes to.
+fn neighbours(format: NumericFormat) -> Vec<(f32, f32, f32)> {
+    let tie = |lower: f32, upper: f32| {
+        let code = format.encode(lower, Rounding::NEAREST_EVEN, Overflow::Saturate).code;
+        // A significand of one bit is never even; ties go to the larger.
+        if code.is_multiple_of(2) && format != NumericFormat::E8m0 { lower } else { upper }
     };
-    neighbours.flat_map(|pair| between(pair[0], pair[1], even_code(pair))).collect()
+    let magnitudes = magnitudes(format);
+    let pairs = magnitudes.windows(2).map(|pair| (pair[0], pair[1]));
+    // Of fp32 only a sample is listed.
+    let pairs = pairs.filter(|(lower, upper)| format != NumericFormat::Fp32 || lower.next_up() == *upper);
+    pairs.map(|(lower, upper)| (lower, upper, tie(lower, upper))).collect()
 }
 
 #[test]
 fn midpoints_and_their_neighbours_round_as_they_must() {
     for format in NumericFormat::ALL {
-        let cases = cases(format);
-        assert!(!cases.is_empty());
-        for Case { x, nearest, toward_zero } in cases {
-            for &sign in signs(format) {
-                let expect = |value: f32| {
-                    let value = value * sign as f32;
-                    if format.has_negative_zero() { value } else { value + 0.0 }
-                };
-                for overflow in OVERFLOWS {
-                    let value = |rounding| format.encode(x * sign, rounding, overflow).value;
-                    assert!(same(value(Rounding::NEAREST_EVEN), expect(nearest)), "{format} {}", x * sign);
-                    assert!(same(value(Rounding::TOWARD_ZERO), expect(toward_zero)), "{format} {}", x * sign);
-                    let either = value(Rounding::stochastic(1)).abs();
-                    assert!(either == toward_zero || either >= nearest, "{format} {}: {either}", x * sign);
+        for (lower, upper, tie) in neighbours(format) {
+            let (low, high) = (f64::from(lower), f64::from(upper));
+            let middle = (low + high) / 2.0;
+            for (x, nearest) in [
+                (low.next_up(), lower),
+                (middle.next_down(), lower),
+                (middle, tie),
+                (middle.next_up(), upper),
+                (high.next_down(), upper),
+            ] {
+                for &sign in signs(format) {
+                    // Integers have no negative zero.
+                    let signed = |value: f32| {
+                        value * sign as f32 + if format.has_negative_zero() { -0.0 } else { 0.0 }
+                    };
+                    for overflow in Overflow::ALL {
+                        let value = |rounding| format.encode(x * sign, rounding, overflow).value;
+                        assert!(
+                            same(value(Rounding::NEAREST_EVEN), signed(nearest)),
+                            "{format} {}",
+                            x * sign
+                        );
+                        assert!(same(value(Rounding::TOWARD_ZERO), signed(lower)), "{format} {}", x * sign);
+                        let either = value(Rounding::stochastic(1));
+                        assert!(
+                            same(either, signed(lower)) || same(either, signed(upper)),
+                            "{format} {}",
+                            x * sign
+                        );
+                    }
                 }
             }
         }
@@ -152,19 +144,14 @@ fn midpoints_and_their_neighbours_round_as_they_must() {
 #[test]
 fn midpoints_round_as_they_must_in_slices() {
     for format in NumericFormat::ALL.into_iter().filter(|format| *format != NumericFormat::Fp32) {
-        let magnitudes = magnitudes(format);
-        for pair in magnitudes.windows(2) {
-            let (lower, upper) = (pair[0], pair[1]);
+        for (lower, upper, tie) in neighbours(format) {
+            // Exact: `f32` is finer than every format here, where they are subnormal too.
             let middle = ((f64::from(lower) + f64::from(upper)) / 2.0) as f32;
-            let code = format.encode(lower, Rounding::NEAREST_EVEN, Overflow::Saturate).code;
-            let lower_is_even = code % 2 == 0 && format != NumericFormat::E8m0;
-            let even = if lower_is_even { lower } else { upper };
-            // bf16 and tf32 have midpoints that f32 holds too: it is 2^6 times as fine, and as small.
             let x = [lower, middle.next_down(), middle, middle.next_up(), upper.next_down()];
             let (mut nearest, mut toward_zero) = (x, x);
             round_slice(&mut nearest, format, Rounding::NEAREST_EVEN, Overflow::Saturate);
             round_slice(&mut toward_zero, format, Rounding::TOWARD_ZERO, Overflow::Saturate);
-            assert_eq!(nearest, [lower, lower, even, upper, upper], "{format} {lower}");
+            assert_eq!(nearest, [lower, lower, tie, upper, upper], "{format} {lower}");
             assert_eq!(toward_zero, [lower; 5], "{format} {lower}");
         }
     }
@@ -222,7 +209,7 @@ fn overflow_begins_half_a_step_beyond_the_largest_number() {
 fn infinities_and_nan() {
     for format in NumericFormat::ALL {
         for rounding in roundings() {
-            for overflow in OVERFLOWS {
+            for overflow in Overflow::ALL {
                 let nan = format.encode(f32::NAN, rounding, overflow);
                 assert!(nan.value.is_nan(), "{format}");
                 assert!(
