@@ -1,0 +1,311 @@
+//! Quantisation at the speed of memory: parallel over rows, vectorised over columns, equal to the reference.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::averages::{MIN_AVERAGE, mean_abs, median_abs};
+use crate::check::QuantError;
+use crate::format::NumericFormat;
+use crate::grid::Grid;
+use crate::operand::{Operand, OuterScale};
+use crate::rounding::{Overflow, Rounding};
+use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale, tile_scales};
+use crate::scaling::{Contraction, QuantSpec, Scaling};
+use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_scaled, sweep_unscaled};
+
+/// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude and
+/// the rounding.
+const TASK: usize = 1 << 14;
+
+/// Bands of blocks up to this many elements are one task, both loops together; larger ones are cut.
+const MAX_BAND: usize = 1 << 17;
+
+impl QuantSpec {
+    /// [`check`](Self::check), and whether slice and scale fit.
+    pub(crate) fn check_input(
+        &self,
+        len: usize,
+        rows: usize,
+        cols: usize,
+        contraction: Contraction,
+        given_scale: Option<f32>,
+    ) -> Result<(), QuantError> {
+        if rows.checked_mul(cols) != Some(len) {
+            return Err(QuantError::Length { rows, cols, len });
+        }
+        self.check(rows, cols, contraction)?;
+        match (self.scaling, given_scale) {
+            (Scaling::Delayed { .. }, None) => Err(QuantError::MissingScale),
+            (Scaling::Delayed { .. }, Some(scale)) if (MIN_SCALE..f32::INFINITY).contains(&scale) => Ok(()),
+            (Scaling::Delayed { .. }, Some(found)) => Err(QuantError::BadScale { found }),
+            (scaling, Some(_)) => Err(QuantError::UnexpectedScale { scaling: scaling.name() }),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+/// Quantises a row-major `[rows, cols]` matrix that a product sums over `contraction`.
+///
+/// `key` names the random bits of stochastic rounding; the element at `row * cols + col` takes the bits of that
+/// index, whatever the contraction. `given_scale` is the scale of [`Scaling::Delayed`], from
+/// [`DelayedScale::scale`](crate::DelayedScale::scale); other scalings take none.
+///
+/// # Errors
+///
+/// What [`QuantSpec::check`] refuses, a slice of the wrong length, and a scale that is missing, superfluous or no
+/// scale.
+pub fn quantize(
+    x: &[f32],
+    rows: usize,
+    cols: usize,
+    contraction: Contraction,
+    spec: &QuantSpec,
+    key: u64,
+    given_scale: Option<f32>,
+) -> Result<Operand, QuantError> {
+    spec.check_input(x.len(), rows, cols, contraction, given_scale)?;
+    let scaled = Scaled { x, rows, cols, contraction, spec, rounding: Rounding { mode: spec.rounding, key } };
+    Ok(scaled.quantize(given_scale))
+}
+
+/// Rounds each value to a format, without a scale, in place and in parallel. Element i takes the random bits of
+/// (`rounding.key`, i).
+pub fn round_slice(values: &mut [f32], format: NumericFormat, rounding: Rounding, overflow: Overflow) {
+    let grid = Grid::new(format, rounding.mode, overflow);
+    let tasks = values.par_chunks_mut(TASK).enumerate();
+    tasks.for_each(|(task, values)| sweep_in_place(values, &grid, rounding, (task * TASK) as u32));
+}
+
+/// A checked request.
+struct Scaled<'a> {
+    x: &'a [f32],
+    rows: usize,
+    cols: usize,
+    contraction: Contraction,
+    spec: &'a QuantSpec,
+    rounding: Rounding,
+}
+
+/// The largest finite magnitude, as bits, and the number of elements that are not finite.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    amax: i32,
+    non_finite: u64,
+}
+
+impl Extent {
+    fn merge(self, other: Self) -> Self {
+        Self { amax: self.amax.max(other.amax), non_finite: self.non_finite + other.non_finite }
+    }
+}
+
+/// The scales of a band of tiles, spread over its columns.
+struct BandScales {
+    /// Per tile.
+    tile_folds: Vec<f32>,
+    /// Per column.
+    divisors: Vec<f32>,
+    /// Per column.
+    folds: Vec<f32>,
+}
+
+impl BandScales {
+    fn new(cols: usize, tile_cols: usize) -> Self {
+        Self { tile_folds: vec![1.0; cols / tile_cols], divisors: vec![1.0; cols], folds: vec![1.0; cols] }
+    }
+
+    /// Finds the scales of the tiles, keeps their divisors in `kept`, and spreads them over the columns.
+    fn fill(&mut self, rule: &ScaleRule, amax: &[i32], kept: &mut [f32]) {
+        tile_scales(rule, amax, kept, &mut self.tile_folds);
+        spread(kept, &mut self.divisors);
+        spread(&self.tile_folds, &mut self.folds);
+    }
+}
+
+/// A vector of `len` values that `write` has written, every one of them.
+///
+/// Filling it with zeros first would take as long as the rounding itself.
+fn written<R>(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> (Vec<f32>, R) {
+    let mut values = Vec::with_capacity(len);
+    let result = write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the callers in this module cut the whole slice into tasks, and the sweeps write all of their output.
+    unsafe { values.set_len(len) };
+    (values, result)
+}
+
+impl Scaled<'_> {
+    fn quantize(&self, given_scale: Option<f32>) -> Operand {
+        let (x, kind) = (self.x, self.spec.scale);
+        let fixed = |scale: f32| self.one_scale(kind.round_up(scale));
+        match self.spec.scaling {
+            Scaling::None => self.unscaled(),
+            Scaling::Delayed { .. } => fixed(given_scale.expect("checked: delayed scaling has a scale")),
+            Scaling::Absmean => fixed(mean_abs(x).max(MIN_AVERAGE)),
+            Scaling::Absmedian => fixed(median_abs(x).max(MIN_AVERAGE)),
+            Scaling::Nvfp4 | Scaling::Nvfp4Weight => {
+                let mut amax = [0];
+                self.tall_amax(0..self.rows, self.cols, &mut amax);
+                self.tiled(nvfp4_tensor_scale(f32::from_bits(amax[0] as u32), kind))
+            }
+            Scaling::Tensor
+            | Scaling::Row
+            | Scaling::Mx
+            | Scaling::Block { .. }
+            | Scaling::Block2d { .. } => self.tiled(1.0),
+        }
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::new(self.spec.format, self.rounding.mode, self.spec.overflow)
+    }
+
+    fn operand(&self, values: Vec<f32>, outer: OuterScale, extent: Extent) -> Operand {
+        let amax = f32::from_bits(extent.amax as u32);
+        Operand { values, outer, amax, non_finite: extent.non_finite }
+    }
+
+    /// Each task's rows, output and first index.
+    fn tasks<'a>(
+        x: &'a [f32],
+        out: &'a mut [MaybeUninit<f32>],
+        task: usize,
+        first: usize,
+    ) -> impl IndexedParallelIterator<Item = (&'a [f32], &'a mut [MaybeUninit<f32>], u32)> {
+        let chunks = x.par_chunks(task).zip(out.par_chunks_mut(task)).enumerate();
+        chunks.map(move |(i, (x, out))| (x, out, (first + i * task) as u32))
+    }
+
+    fn unscaled(&self) -> Operand {
+        let grid = self.grid();
+        let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
+            let mut amax = [0];
+            let non_finite = sweep_amax(x, x.len(), x.len(), &mut amax);
+            sweep_unscaled(x, out, &grid, self.rounding, first);
+            Extent { amax: amax[0], non_finite }
+        };
+        let (values, extent) = written(self.x.len(), |values| {
+            let tasks = Self::tasks(self.x, values, TASK, 0);
+            tasks.map(round).reduce(Extent::default, Extent::merge)
+        });
+        self.operand(values, OuterScale::Uniform(1.0), extent)
+    }
+
+    /// One scale, known beforehand.
+    fn one_scale(&self, scale: f32) -> Operand {
+        let grid = self.grid();
+        let (divisors, folds) = (vec![scale; self.cols], vec![1.0; self.cols]);
+        let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
+            let mut amax = [0];
+            let non_finite = sweep_amax(x, self.cols, self.cols, &mut amax);
+            sweep_scaled(x, &divisors, &folds, out, &grid, self.rounding, first);
+            Extent { amax: amax[0], non_finite }
+        };
+        let (values, extent) = written(self.x.len(), |values| {
+            let tasks = Self::tasks(self.x, values, self.cols * self.task_rows(), 0);
+            tasks.map(round).reduce(Extent::default, Extent::merge)
+        });
+        self.operand(values, OuterScale::Uniform(scale), extent)
+    }
+
+    /// A scale per tile, from the tile's largest magnitude.
+    fn tiled(&self, tensor_scale: f32) -> Operand {
+        let Self { rows, cols, contraction, spec, .. } = *self;
+        let (tile_rows, tile_cols) = spec.scaling.tile(rows, cols, contraction);
+        let rule = ScaleRule::new(spec, tensor_scale);
+        let mut divisors = vec![0.0; (rows / tile_rows) * (cols / tile_cols)];
+        let (values, extent) = written(self.x.len(), |values| {
+            if tile_rows * cols <= MAX_BAND {
+                self.low_bands(&rule, (tile_rows, tile_cols), values, &mut divisors)
+            } else {
+                self.tall_bands(&rule, (tile_rows, tile_cols), values, &mut divisors)
+            }
+        });
+        let outer = OuterScale::from_tiles(spec, (rows, cols), contraction, divisors, tensor_scale);
+        self.operand(values, outer, extent)
+    }
+
+    /// Bands of tiles that fit a task: both loops while the rows are in the cache.
+    fn low_bands(
+        &self,
+        rule: &ScaleRule,
+        (tile_rows, tile_cols): (usize, usize),
+        values: &mut [MaybeUninit<f32>],
+        divisors: &mut [f32],
+    ) -> Extent {
+        let (grid, cols) = (self.grid(), self.cols);
+        let (band, across) = (tile_rows * cols, cols / tile_cols);
+        let bands = (TASK / band).max(1);
+        let quantize_bands = |(scales, amax): &mut (BandScales, Vec<i32>),
+                              ((x, out, first), kept): Task<'_>| {
+            let mut extent = Extent::default();
+            let parts =
+                x.chunks_exact(band).zip(out.chunks_exact_mut(band)).zip(kept.chunks_exact_mut(across));
+            for (i, ((x, out), kept)) in parts.enumerate() {
+                amax.fill(0);
+                let non_finite = sweep_amax(x, cols, tile_cols, amax);
+                scales.fill(rule, amax, kept);
+                let first = first.wrapping_add((i * band) as u32);
+                sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
+                let largest = amax.iter().copied().fold(0, i32::max);
+                extent = extent.merge(Extent { amax: largest, non_finite });
+            }
+            extent
+        };
+        Self::tasks(self.x, values, bands * band, 0)
+            .zip(divisors.par_chunks_mut(bands * across))
+            .map_init(|| (BandScales::new(cols, tile_cols), vec![0; across]), quantize_bands)
+            .reduce(Extent::default, Extent::merge)
+    }
+
+    /// Bands of tiles too large for a task: one after another, each in parallel.
+    fn tall_bands(
+        &self,
+        rule: &ScaleRule,
+        (tile_rows, tile_cols): (usize, usize),
+        values: &mut [MaybeUninit<f32>],
+        divisors: &mut [f32],
+    ) -> Extent {
+        let (grid, cols) = (self.grid(), self.cols);
+        let (band, across) = (tile_rows * cols, cols / tile_cols);
+        let mut scales = BandScales::new(cols, tile_cols);
+        let mut extent = Extent::default();
+        let parts = self.x.chunks_exact(band).zip(values.chunks_exact_mut(band));
+        for (i, ((x, out), kept)) in parts.zip(divisors.chunks_exact_mut(across)).enumerate() {
+            let mut amax = vec![0; across];
+            let non_finite = self.tall_amax(i * tile_rows..(i + 1) * tile_rows, tile_cols, &mut amax);
+            scales.fill(rule, &amax, kept);
+            let tasks = Self::tasks(x, out, cols * self.task_rows(), i * band);
+            tasks.for_each(|(x, out, first)| {
+                sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
+            });
+            extent = extent.merge(Extent { amax: amax.into_iter().fold(0, i32::max), non_finite });
+        }
+        extent
+    }
+
+    /// The largest magnitudes of runs of `tile_cols` columns over many rows.
+    fn tall_amax(&self, rows: std::ops::Range<usize>, tile_cols: usize, amax: &mut [i32]) -> u64 {
+        let x = &self.x[rows.start * self.cols..rows.end * self.cols];
+        let empty = || (vec![0; amax.len()], 0);
+        let sweep = |(mut amax, non_finite): (Vec<i32>, u64), x: &[f32]| {
+            let more = sweep_amax(x, self.cols, tile_cols, &mut amax);
+            (amax, non_finite + more)
+        };
+        let merge = |(mut a, a_count): (Vec<i32>, u64), (b, b_count): (Vec<i32>, u64)| {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a = (*a).max(b));
+            (a, a_count + b_count)
+        };
+        let tasks = x.par_chunks(self.cols * self.task_rows());
+        let (found, non_finite) = tasks.fold(empty, sweep).reduce(empty, merge);
+        amax.copy_from_slice(&found);
+        non_finite
+    }
+
+    fn task_rows(&self) -> usize {
+        (TASK / self.cols).max(1)
+    }
+}
+
+/// The rows, output and first index of a task, and where the scales of its tiles are kept.
+type Task<'a> = ((&'a [f32], &'a mut [MaybeUninit<f32>], u32), &'a mut [f32]);
