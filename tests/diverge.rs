@@ -117,6 +117,28 @@ fn the_json_has_the_promised_shape_and_agrees_with_eval_and_metrics() {
 }
 
 #[test]
+fn the_gradient_is_the_one_that_training_would_have_taken_next() {
+    let constant = ["schedule.kind=constant"];
+    let longer = ["schedule.kind=constant", "train.steps=25"];
+    let parts = ["schedule.kind=constant", "train.micro_batches=2"];
+    let sandbox = trained(&[("run", &constant), ("longer", &longer), ("parts", &parts)]);
+    let found = sandbox.json(&["diverge", "run", "longer", "--json"]);
+    assert_eq!(number(&found, "/loss/widest"), 0.0, "one run is the beginning of the other");
+    assert_eq!((number(&found, "/gradients/batch"), number(&found, "/a/steps")), (24.0, 24.0));
+    assert!(found["notes"].to_string().contains("different steps (24 and 25)"), "{}", found["notes"]);
+    let metrics = std::fs::read_to_string(sandbox.path("longer/metrics.jsonl")).expect("metrics");
+    let mut lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let next = lines.find(|line| line["kind"] == "step" && line["step"] == 25).expect("step 25");
+    let (taken, compared) = (number(&next, "/grad_norm"), number(&found, "/gradients/norm_a"));
+    assert!((taken / compared - 1.0).abs() < 1e-5, "{taken} {compared}");
+    // In two parts, the gradient is that of the whole batch.
+    let found = sandbox.json(&["diverge", "run", "parts", "--json"]);
+    let (whole, parts) = (number(&found, "/gradients/norm_a"), number(&found, "/gradients/norm_b"));
+    assert!((whole / parts - 1.0).abs() < 1e-3, "{whole} {parts}");
+    assert!(number(&found, "/gradients/cosine") > 0.9999);
+}
+
+#[test]
 fn two_variants_are_compared_where_they_have_the_same_tensors() {
     let sandbox = trained(&[("relu", &["model.ffn.preset=relu"]), ("swiglu", &["model.ffn.preset=swiglu"])]);
     let found = sandbox.json(&["diverge", "relu", "swiglu", "--json"]);

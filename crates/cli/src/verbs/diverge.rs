@@ -20,9 +20,9 @@ use crate::output::{note, print, print_json};
 #[derive(Debug, Args)]
 #[command(after_long_help = FIGURES)]
 pub struct Diverge {
-    /// Run directory that is compared with
+    /// Run directory A, the reference
     run_a: PathBuf,
-    /// Run directory that is compared
+    /// Run directory B, compared with it
     run_b: PathBuf,
     /// Held-out tokens to predict with both models, from the beginning of the validation text
     #[arg(long, value_name = "N", default_value_t = Options::default().tokens, value_parser = at_least::<1>)]
@@ -37,7 +37,7 @@ pub struct Diverge {
     /// Smoothed gap, nats per token, beyond which the runs have diverged
     #[arg(long, value_name = "X", default_value_t = Options::default().threshold, value_parser = nats)]
     threshold: f64,
-    /// Print one JSON object at full precision: a, b, seed, options, loss, val_gap, outputs, gradients,
+    /// Print one JSON object: a, b, seed, options, loss, val_gap, outputs, gradients,
     /// weights, tensors, notes
     #[arg(long)]
     json: bool,
@@ -48,20 +48,22 @@ pub struct Diverge {
 
 const FIGURES: &str = "\
 Figures:
-  training loss     mean over the last tenth of the steps that both runs have
-  smoothed gap      exponential moving average of the gaps of single steps, with bias correction
-  stays beyond      first step from which the smoothed gap is beyond the threshold, on one side, until
-                    the end; a gap that closes again is no divergence
-  spikes            share of steps whose training loss is 7 standard deviations or more above the mean
-                    of the steps before it (OLMo 2, arXiv 2501.00656); the first 20 are not judged
-  KL(A‖B)           sum of p_a ln(p_a / p_b) over the vocabulary, mean over held-out tokens, in nats:
-                    what it costs to predict A's choices with B. Zero for equal predictions only
+  training loss   mean over the last tenth of the steps that both runs have
+  smoothed gap    exponential moving average of the gaps of single steps, bias corrected
+  stays beyond    first step from which the smoothed gap is beyond the threshold, on one side,
+                  until the end; a gap that closes again is no divergence
+  spike score     share of steps whose training loss is 7 standard deviations or more above the
+                  mean of the steps before it (OLMo 2, arXiv 2501.00656); the first 20 steps are
+                  not judged
+  KL(A‖B)         sum over the vocabulary of p_a ln(p_a / p_b), mean over held-out tokens: the
+                  nats per token lost by predicting with B what A would write; 0 only for equal
+                  predictions
   same most probable token
-                    share of held-out tokens for which both models rank the same token first
-  gradients         of both models on the batch that A would have trained on next, without dropout;
-                    cosine 1: same direction
+                  share of held-out tokens for which both models rank the same token first
+  gradients       of both models on the batch that A would have trained on next, without
+                  dropout and clipping; cosine 1: same direction
   distance of weights
-                    length of the difference over the length of A's weights";
+                  length of the difference over the length of A's weights";
 
 impl Diverge {
     pub fn run(&self, common: &Common) -> Result<ExitCode> {

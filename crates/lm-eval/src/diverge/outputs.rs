@@ -35,7 +35,7 @@ pub struct OutputSums {
 impl OutputSums {
     /// Adds one token: the logits of both models for it, of equal length, and the token that came.
     pub fn add(&mut self, logits_a: &[f64], logits_b: &[f64], target: usize) {
-        let (a, b) = (LogProbs::of(logits_a), LogProbs::of(logits_b));
+        let (a, b) = (Softmax::of(logits_a), Softmax::of(logits_b));
         self.tokens += 1;
         self.loss_a -= a.ln_p(target);
         self.loss_b -= b.ln_p(target);
@@ -64,16 +64,20 @@ impl OutputSums {
     }
 }
 
-/// A distribution by its logits and the logarithm of their sum of exponentials.
-struct LogProbs<'a> {
+/// The softmax of logits.
+struct Softmax<'a> {
     logits: &'a [f64],
     log_sum_exp: f64,
+    probabilities: Vec<f64>,
 }
 
-impl<'a> LogProbs<'a> {
+impl<'a> Softmax<'a> {
     fn of(logits: &'a [f64]) -> Self {
         let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Self { logits, log_sum_exp: top + logits.iter().map(|l| (l - top).exp()).sum::<f64>().ln() }
+        let mut probabilities: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
+        let sum: f64 = probabilities.iter().sum();
+        probabilities.iter_mut().for_each(|p| *p /= sum);
+        Self { logits, log_sum_exp: top + sum.ln(), probabilities }
     }
 
     fn ln_p(&self, token: usize) -> f64 {
@@ -83,14 +87,12 @@ impl<'a> LogProbs<'a> {
 
 /// Kullback-Leibler divergence, nats. Rounding can leave a sum of equal terms just below zero, where no
 /// divergence lies.
-fn kl(p: &LogProbs<'_>, q: &LogProbs<'_>) -> f64 {
-    let term = |token| {
-        let ln_p = p.ln_p(token);
-        let mass = ln_p.exp();
+fn kl(p: &Softmax<'_>, q: &Softmax<'_>) -> f64 {
+    let term = |(token, &mass): (usize, &f64)| {
         // 0 ln 0 = 0, whatever q says.
-        if mass == 0.0 { 0.0 } else { mass * (ln_p - q.ln_p(token)) }
+        if mass == 0.0 { 0.0 } else { mass * (p.ln_p(token) - q.ln_p(token)) }
     };
-    let sum: f64 = (0..p.logits.len()).map(term).sum();
+    let sum: f64 = p.probabilities.iter().enumerate().map(term).sum();
     if sum < 0.0 { 0.0 } else { sum }
 }
 

@@ -83,7 +83,7 @@ fn each_run(divergence: &Divergence) -> Table {
         let name = format!("held-out loss of the checkpoint, {} tokens", outputs.tokens);
         row(name, loss(outputs.loss_a), loss(outputs.loss_b), gap(outputs.loss_gap));
     }
-    let name = format!("spikes of {SPIKE_SIGMAS} sd above {} steps", options.window);
+    let name = format!("spike score, {SPIKE_SIGMAS} sd above {} steps (spikes)", options.window);
     row(name, spikes(a.spikes.as_ref()), spikes(b.spikes.as_ref()), String::new());
     if let Some(gradients) = &divergence.gradients {
         let name = format!("gradient norm on batch {}", gradients.batch);
@@ -148,9 +148,7 @@ fn when(loss: &LossGap) -> (String, String) {
 }
 
 fn spikes(score: Option<&SpikeScore>) -> String {
-    score.map_or(ABSENT.to_owned(), |score| {
-        format!("{} of {} ({:.3}%)", score.steps.len(), score.judged, 100.0 * score.score)
-    })
+    score.map_or(ABSENT.to_owned(), |score| format!("{:.2}% ({})", 100.0 * score.score, score.steps.len()))
 }
 
 fn loss(nats: f64) -> String {

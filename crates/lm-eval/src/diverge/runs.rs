@@ -189,8 +189,13 @@ pub(super) fn notes(divergence: &Divergence) -> Vec<String> {
         ),
     }
     if let Some(tensors) = divergence.tensors.as_ref().filter(|tensors| !tensors.is_complete()) {
+        // A deep model has dozens; all of them are in the JSON object.
+        const NAMED: usize = 3;
         let part = |what: &str, names: &[String]| {
-            (!names.is_empty()).then(|| format!("{} {what} ({})", names.len(), names.join(", ")))
+            let rest = names.len().saturating_sub(NAMED);
+            let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            let named = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+            (!names.is_empty()).then(|| format!("{} {what} ({named}{more})", names.len()))
         };
         let parts = [
             part("only in A", &tensors.only_a),

@@ -7,7 +7,7 @@ const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 const LINES: usize = 5;
 
 /// Fewest columns of curve that are worth drawing.
-const LEAST: usize = 10;
+const LEAST: usize = 20;
 
 /// Draws `values` from left to right as bars over a range that holds zero and every value, with its ends at
 /// the left and `ends` below, in `width` columns (or slightly more, when that would leave no room for the
@@ -39,8 +39,8 @@ pub(super) fn chart(values: &[f64], ends: &(String, String), width: usize) -> St
         text.push('\n');
     }
     let (first, last) = ends;
-    let room = columns.len().saturating_sub(first.chars().count());
-    text + &format!("{:label$}  {first}{last:>room$}\n", "")
+    let room = columns.len().saturating_sub(first.chars().count() + 1);
+    text + &format!("{:label$}  {first} {last:>room$}\n", "")
 }
 
 /// Means of `count` stretches of about equal length; the values themselves where they are no more than that.
@@ -61,15 +61,16 @@ mod tests {
 
     #[test]
     fn bars_rise_with_the_values() {
-        let values: Vec<f64> = (0..20).map(|i| f64::from(i) / 19.0).collect();
+        // Heights 0, 2, 4, ... 40 eighths of the five lines, the first raised to 1.
+        let values: Vec<f64> = (0..21).map(|i| f64::from(i) / 20.0).collect();
         let text = chart(&values, &ends(), 60);
         let expected = "\
-+1.0000 ┤                ▂▄▆█
-        ┤            ▁▃▅▇████
-        ┤        ▁▃▅▇████████
-        ┤    ▁▃▅▇████████████
-+0.0000 ┤▁▂▄▆████████████████
-         step 1        step 9
++1.0000 ┤                 ▂▄▆█
+        ┤             ▂▄▆█████
+        ┤         ▂▄▆█████████
+        ┤     ▂▄▆█████████████
++0.0000 ┤▁▂▄▆█████████████████
+         step 1         step 9
 ";
         assert_eq!(text, expected);
     }
@@ -80,7 +81,7 @@ mod tests {
         assert_eq!(columns(&[1.0, 2.0], 9), [1.0, 2.0]);
         assert!(columns(&[], 9).is_empty());
         let values: Vec<f64> = (0..1000).map(|i| f64::from(i % 77) - 30.0).collect();
-        for width in [20, 40, 100] {
+        for width in [30, 40, 100] {
             let text = chart(&values, &ends(), width);
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
             assert!(text.contains("-30.0000") && text.contains("step 9"));
