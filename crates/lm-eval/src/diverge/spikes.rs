@@ -1,4 +1,4 @@
-//! Spikes in a loss curve, by the score of OLMo 2 (Walsh et al. 2025, arXiv 2501.00656, section 3.1): the
+//! Spikes in a loss curve, by the score of OLMo 2 (Walsh et al. 2025, arXiv 2501.00656): the
 //! share of values at least seven standard deviations away from a rolling average of the last 1,000.
 //!
 //! Only rises count here: a loss that falls fast is no sign of instability.
