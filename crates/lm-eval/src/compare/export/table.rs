@@ -8,9 +8,10 @@ use super::super::comparison::Comparison;
 use super::super::grid::{Column, Grid, on_one_line};
 
 /// Only a rule under the headings; those above and below are drawn here, without comfy-table's gaps between columns.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill(RULE));
+pub(crate) const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill(RULE));
 
-const RULE: char = '─';
+/// What rules are drawn with.
+pub(crate) const RULE: char = '─';
 
 /// Spaces left and right of a cell.
 const PADDING: usize = 2;
@@ -85,7 +86,7 @@ fn render(grid: &Grid, width: Option<usize>) -> String {
 }
 
 /// Breaks `text` at spaces into lines of at most `width` characters, indented after the first.
-fn wrapped(text: &str, width: Option<usize>) -> String {
+pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let width = width.unwrap_or(usize::MAX);
     let (mut lines, mut line) = (String::new(), String::new());
     for word in text.split(' ') {
