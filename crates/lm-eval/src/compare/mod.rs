@@ -10,7 +10,9 @@ pub mod export;
 mod arms;
 mod grid;
 mod keys;
+mod matrix;
 mod notes;
+mod precision;
 #[cfg(test)]
 mod testing;
 
