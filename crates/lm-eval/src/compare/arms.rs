@@ -3,8 +3,6 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use anyhow::bail;
-
 use super::collect::Run;
 use super::comparison::Order;
 use super::keys::{Keys, differing, short};
@@ -171,53 +169,6 @@ fn mean_loss(arm: &ArmRuns<'_>) -> f64 {
     crate::stats::mean(&losses).unwrap_or(f64::INFINITY)
 }
 
-/// Default baseline, where there is one.
-const DEFAULT_BASELINE: &str = "relu";
-
-/// Index of the baseline: the arm of that label, the only arm with that FFN (in full precision, where there are
-/// several), or the only one with that FFN and precision, named `FFN PRECISION`. By default ReLU, else the first arm,
-/// in full precision where it is there.
-///
-/// # Errors
-/// When the name fits no arm or several; the message lists what can be chosen.
-pub(super) fn baseline(arms: &[ArmRuns<'_>], name: Option<&str>) -> anyhow::Result<usize> {
-    let Some(name) = name else {
-        let preference = |&i: &usize| (arms[i].ffn() != DEFAULT_BASELINE, !arms[i].is_full_precision());
-        return Ok((0..arms.len()).min_by_key(preference).unwrap_or(0));
-    };
-    if let Some(exact) = arms.iter().position(|arm| arm.label == name) {
-        return Ok(exact);
-    }
-    let quoted = |arms: &mut dyn Iterator<Item = &ArmRuns<'_>>| {
-        arms.map(|arm| format!("\"{}\"", arm.label)).collect::<Vec<_>>().join(", ")
-    };
-    let those = |fits: &dyn Fn(&ArmRuns<'_>) -> bool| -> Vec<usize> {
-        (0..arms.len()).filter(|&i| fits(&arms[i])).collect()
-    };
-    let with_ffn = those(&|arm| arm.ffn() == name);
-    let in_full = those(&|arm| arm.ffn() == name && arm.is_full_precision());
-    let with_both = those(&|arm| format!("{} {}", arm.ffn(), arm.precision()) == name);
-    let fitting = [in_full, with_ffn, with_both].into_iter().find(|fitting| !fitting.is_empty());
-    let fitting = fitting.unwrap_or_default();
-    match fitting[..] {
-        [only] => Ok(only),
-        [] => {
-            let likeness = |arm: &ArmRuns<'_>| {
-                strsim::jaro_winkler(name, &arm.label).max(strsim::jaro_winkler(name, arm.ffn()))
-            };
-            let nearest = arms.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-            let hint = nearest
-                .filter(|arm| likeness(arm) > 0.7)
-                .map_or_else(String::new, |arm| format!(" (did you mean \"{}\"?)", arm.label));
-            bail!("no arm is called \"{name}\"{hint}; there are {}", quoted(&mut arms.iter()))
-        }
-        _ => bail!(
-            "\"{name}\" fits several arms; name one of {}",
-            quoted(&mut fitting.iter().map(|&i| &arms[i]))
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{RunMaker, collection};
@@ -286,6 +237,59 @@ mod tests {
     }
 
     #[test]
+    fn precisions_follow_the_ffn_from_wide_to_narrow() {
+        let with = |ffn, name| RunMaker::new(ffn, 0).precision(name, 0.0);
+        let runs = vec![
+            with("swiglu", "mxfp4"),
+            with("swiglu", "bf16"),
+            run("swiglu", ""),
+            with("relu", "int8"),
+            with("relu", "fp8_delayed"),
+        ];
+        let expected = ["relu fp8_delayed", "relu int8", "swiglu", "swiglu bf16", "swiglu mxfp4"];
+        assert_eq!(labels(runs, Order::Published), expected);
+    }
+
+    #[test]
+    fn keys_of_a_precision_are_shown_between_arms_of_its_name() {
+        let fp8 = |ffn, config| RunMaker::new(ffn, 0).precision("fp8_delayed", 0.0).config(config);
+        let runs = vec![
+            run("swiglu", ""),
+            RunMaker::new("swiglu", 0).precision("bf16", 0.0),
+            fp8("swiglu", "precision.smooth = true"),
+            fp8("swiglu", "precision.smooth = false"),
+            fp8("relu", "precision.smooth = false"),
+        ];
+        let expected = [
+            "relu fp8_delayed",
+            "swiglu",
+            "swiglu bf16",
+            "swiglu fp8_delayed smooth=false",
+            "swiglu fp8_delayed smooth=true",
+        ];
+        assert_eq!(labels(runs, Order::Published), expected);
+    }
+
+    #[test]
+    fn other_keys_are_shown_in_every_precision() {
+        let rate = |lr: f64| run("swiglu", &format!("optim.lr = {lr}"));
+        let runs = vec![rate(0.1), rate(0.2), rate(0.2).precision("bf16", 0.0)];
+        assert_eq!(labels(runs, Order::Given), ["swiglu lr=0.1", "swiglu lr=0.2", "swiglu bf16 lr=0.2"]);
+    }
+
+    #[test]
+    fn full_precision_is_found_by_all_other_keys() {
+        let rate = |lr: f64| run("swiglu", &format!("optim.lr = {lr}"));
+        let bf16 = |lr| rate(lr).precision("bf16", 0.0);
+        let collection =
+            collection([bf16(0.2), rate(0.1), rate(0.2), bf16(0.3), run("relu", "optim.lr = 0.3")]);
+        let (arms, _) = group(&collection.runs);
+        let twins: Vec<_> =
+            arms.iter().map(|arm| arm.in_full_precision(&arms).map(|twin| twin.label.as_str())).collect();
+        assert_eq!(twins, [Some("swiglu lr=0.2"), None, None, None, None]);
+    }
+
+    #[test]
     fn orders() {
         let loss = |ffn: &str, loss| RunMaker::new(ffn, 0).loss(loss);
         let runs = || {
@@ -300,25 +304,5 @@ mod tests {
         assert_eq!(labels(runs(), Order::Given), ["xielu", "swiglu", "relu_squared", "gelu", "relu"]);
         assert_eq!(labels(runs(), Order::Published), ["relu", "gelu", "swiglu", "relu_squared", "xielu"]);
         assert_eq!(labels(runs(), Order::Loss), ["xielu", "relu_squared", "gelu", "swiglu", "relu"]);
-    }
-
-    #[test]
-    fn choosing_a_baseline() {
-        let sweep = |lr| run("swiglu", &format!("optim.lr = {lr}"));
-        let collection = collection([run("gelu", ""), sweep(0.1), sweep(0.2), run("relu", "")]);
-        let (arms, _) = group(&collection.runs);
-        let choose = |name| baseline(&arms, name).map_err(|error| error.to_string());
-        assert_eq!(choose(None), Ok(3), "relu");
-        assert_eq!(baseline(&arms[..3], None).unwrap(), 0, "the first without relu");
-        assert_eq!(choose(Some("gelu")), Ok(0));
-        assert_eq!(choose(Some("swiglu lr=0.2")), Ok(2));
-        let error = "\"swiglu\" fits several arms; name one of \"swiglu lr=0.1\", \"swiglu lr=0.2\"";
-        assert_eq!(choose(Some("swiglu")), Err(error.to_owned()));
-        let choices = "there are \"gelu\", \"swiglu lr=0.1\", \"swiglu lr=0.2\", \"relu\"";
-        assert_eq!(
-            choose(Some("rleu")),
-            Err(format!("no arm is called \"rleu\" (did you mean \"relu\"?); {choices}"))
-        );
-        assert_eq!(choose(Some("xyz")), Err(format!("no arm is called \"xyz\"; {choices}")));
     }
 }

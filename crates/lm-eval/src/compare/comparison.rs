@@ -6,6 +6,7 @@ use lm_train::record::{EvalResult, ParamCounts, Summary};
 use serde::Serialize;
 
 use super::arms::{self, ArmRuns};
+use super::baseline;
 use super::collect::Collection;
 use super::notes::{self, Note};
 use super::precision;
@@ -141,7 +142,7 @@ impl Comparison {
         anyhow::ensure!(!collection.runs.is_empty(), "no run to compare");
         let (mut groups, duplicates) = arms::group(&collection.runs);
         arms::sort(&mut groups, options.order);
-        let baseline_index = arms::baseline(&groups, options.baseline)?;
+        let baseline_index = baseline::choose(&groups, options.baseline)?;
         let baseline = &groups[baseline_index];
         let mut arms: Vec<Arm> =
             groups.iter().map(|group| Arm::new(group, &groups, baseline, options.published)).collect();
@@ -285,6 +286,24 @@ mod tests {
         let difference = swiglu.difference.as_ref().unwrap();
         assert_eq!((difference.estimate.mean, difference.wins), (-0.125, 1));
         assert_eq!(swiglu.params_excess, swiglu.params.total as f64 / relu.params.total as f64 - 1.0);
+    }
+
+    #[test]
+    fn gaps_from_full_precision_by_hand() {
+        let run = |seed, loss| RunMaker::new("relu", seed).loss(loss);
+        let full = [(0, 2.0), (1, 2.5), (2, 9.0)].map(|(seed, loss)| run(seed, loss));
+        let bf16 = [(0, 2.0), (1, 2.5)].map(|(seed, loss)| run(seed, loss).precision("bf16", 0.25));
+        let lost = run(2, 9.0).precision("bf16", 0.0).diverged();
+        let comparison = compare(full.into_iter().chain(bf16).chain([lost]));
+        let [full, bf16] = &comparison.arms[..] else { panic!("two arms") };
+        assert_eq!((full.precision.as_str(), &full.gap_fp32), ("fp32", &None));
+        assert_eq!((bf16.label.as_str(), bf16.precision.as_str()), ("relu bf16", "bf16"));
+        let gap = bf16.gap_fp32.as_ref().unwrap();
+        assert_eq!(
+            (gap.estimate.mean, &gap.seeds_used[..], &gap.seeds_missing[..]),
+            (0.25, &[0, 1][..], &[2][..])
+        );
+        assert_eq!((&bf16.diverged[..], &bf16.diverged_at[..]), (&[2][..], &[321][..]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod comparison;
 pub mod export;
 
 mod arms;
+mod baseline;
 mod grid;
 mod keys;
 mod matrix;

@@ -64,7 +64,7 @@ pub(super) fn notes(
         parameters(comparison),
         diverged(comparison),
         missing_pairs(comparison),
-        missing_gap_pairs(comparison),
+        missing_gap_pairs(comparison, groups),
         few_seeds(comparison),
         unfinished(problems),
     ];
@@ -232,14 +232,15 @@ fn missing_pairs(comparison: &Comparison) -> Option<String> {
     })
 }
 
-fn missing_gap_pairs(comparison: &Comparison) -> Option<String> {
-    let unpaired: Vec<String> = comparison
-        .arms
-        .iter()
-        .filter_map(|arm| Some((arm, &arm.gap_fp32.as_ref()?.seeds_missing)))
-        .filter(|(_, missing)| !missing.is_empty())
-        .map(|(arm, missing)| format!("{} ({})", arm.label, list(missing)))
-        .collect();
+fn missing_gap_pairs(comparison: &Comparison, groups: &[ArmRuns<'_>]) -> Option<String> {
+    let unpaired = |(arm, group): (&Arm, &ArmRuns<'_>)| match &arm.gap_fp32 {
+        Some(gap) if gap.seeds_missing.is_empty() => None,
+        Some(gap) => Some(format!("{} ({})", arm.label, list(&gap.seeds_missing))),
+        // An arm that diverged, in fp32, or without its like in fp32: said elsewhere.
+        None if arm.seeds.is_empty() || group.in_full_precision(groups).is_none() => None,
+        None => Some(format!("{} (no pair at all)", arm.label)),
+    };
+    let unpaired: Vec<String> = comparison.arms.iter().zip(groups).filter_map(unpaired).collect();
     (!unpaired.is_empty()).then(|| {
         format!(
             "Δ fp32 is over seeds that finished in both precisions; without a pair: {}",

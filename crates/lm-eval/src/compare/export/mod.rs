@@ -76,6 +76,8 @@ pub use csv::csv_header;
 
 #[cfg(test)]
 mod snapshots;
+#[cfg(test)]
+mod snapshots_precision;
 
 #[cfg(test)]
 mod tests {

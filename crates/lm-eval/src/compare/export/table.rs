@@ -23,9 +23,8 @@ pub(super) fn export(comparison: &Comparison, width: Option<usize>) -> String {
     if let Some(matrix) = Matrix::new(comparison) {
         text += &format!("\n{}", wrapped(&matrix.caption, width));
         for panel in panels(matrix.text, width) {
-            text += &render(&panel, width);
+            text += &format!("{}\n", render(&panel, width));
         }
-        text.push('\n');
     }
     for note in &comparison.notes {
         text += &wrapped(&note.to_string(), width);
