@@ -273,7 +273,9 @@ pub(super) fn decimals(comparison: &Comparison) -> usize {
         [arm.loss.and_then(|loss| loss.sd), half_width(&arm.difference), half_width(&arm.gap_fp32)]
     });
     let least = spreads.flatten().filter(|spread| *spread > 0.0).fold(f64::INFINITY, f64::min);
-    (4..=6).find(|&decimals| least * 10f64.powi(decimals) >= 9.5).unwrap_or(6) as usize
+    // Precisions differ from fp32 by a hair or by much; the finest of them shall not set the digits of all.
+    let most = if comparison.has_precisions() { 5 } else { 6 };
+    (4..=most).find(|&decimals| least * 10f64.powi(decimals) >= 9.5).unwrap_or(most) as usize
 }
 
 /// Four significant digits with an SI suffix: 3.152M.
