@@ -307,6 +307,15 @@ mod tests {
     }
 
     #[test]
+    fn what_differs_besides_the_precision_is_said() {
+        let relu = RunMaker::new("relu", 0).config("optim.lr = 0.1");
+        let swiglu = RunMaker::new("swiglu", 0).config("optim.lr = 0.2").precision("bf16", 0.0);
+        let comparison = compare([relu, swiglu]);
+        let note = "besides the FFN and the precision, arms differ in optim.lr (0.1, 0.2)";
+        assert!(comparison.notes.iter().any(|said| said.text == note), "{:#?}", comparison.notes);
+    }
+
+    #[test]
     fn figures_that_some_runs_lack_are_absent() {
         let without = RunMaker::new("relu", 1).with(|s| s.validation.as_mut().unwrap().bits_per_byte = None);
         let with_floor = RunMaker::new("relu", 0).with(|summary| summary.floor = Some(1.0));
