@@ -38,7 +38,10 @@ pub(super) fn choose(arms: &[ArmRuns<'_>], name: Option<&str>) -> anyhow::Result
             let likeness = |arm: &ArmRuns<'_>| {
                 strsim::jaro_winkler(name, &arm.label).max(strsim::jaro_winkler(name, arm.ffn()))
             };
-            let nearest = arms.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let nearest = arms.iter().max_by(|a, b| {
+                let full = a.is_full_precision().cmp(&b.is_full_precision());
+                likeness(a).total_cmp(&likeness(b)).then(full)
+            });
             let hint = nearest
                 .filter(|arm| likeness(arm) > 0.7)
                 .map_or_else(String::new, |arm| format!(" (did you mean \"{}\"?)", arm.label));
@@ -95,6 +98,8 @@ mod tests {
         assert_eq!(choose(Some("relu bf16")), Ok(0));
         let error = "\"selu\" fits several arms; name one of \"selu bf16\", \"selu int8\"";
         assert_eq!(choose(Some("selu")), Err(error.to_owned()));
+        let error = choose(Some("rleu")).unwrap_err();
+        assert!(error.contains("(did you mean \"relu\"?)"), "{error}");
     }
 
     #[test]
