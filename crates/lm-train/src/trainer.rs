@@ -308,6 +308,7 @@ impl<'a> Run<'a> {
             data_fingerprint: self.fingerprint.clone(),
             ffn: ffn.name(),
             d_ff: ffn.d_ff,
+            precision: "fp32".to_owned(),
             seed: config.seed,
             params: self.session.param_counts(self.corpus.vocab_size)?,
             flops_per_token: flops_per_token(&config.model, &ffn, self.corpus.vocab_size),

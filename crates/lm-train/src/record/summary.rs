@@ -67,6 +67,9 @@ pub struct Summary {
     pub ffn: String,
     /// Hidden width of the feed-forward block.
     pub d_ff: usize,
+    /// Name of the precision recipe, such as `bf16`.
+    #[serde(default = "full_precision")]
+    pub precision: String,
     /// Seed of the run.
     pub seed: u64,
     /// Parameters by part.
@@ -97,4 +100,9 @@ pub struct Summary {
     pub threads: usize,
     /// Processor, operating system and architecture.
     pub host: String,
+}
+
+/// What runs were computed in before there was a choice.
+fn full_precision() -> String {
+    "fp32".to_owned()
 }
