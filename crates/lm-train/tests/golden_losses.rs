@@ -2,7 +2,10 @@
 //!
 //! Made by `scripts/golden/losses.py`; weights and tokens come from an integer hash that both sides compute.
 
-use candle_core::{Device, Tensor};
+mod common;
+
+use candle_core::Device;
+use common::{set_weights, stream};
 use kernels::Kernels;
 use lm_train::config::{ConfigSource, RunConfig};
 use lm_train::data::Batch;
@@ -39,34 +42,6 @@ fn config(preset: &str, d_ff: usize) -> RunConfig {
     ConfigSource::from_text("golden", &text, &[]).and_then(|source| source.resolve()).expect("a config")
 }
 
-/// The lowbias32 integer hash.
-fn hash32(mut x: u32) -> u32 {
-    x ^= x >> 16;
-    x = x.wrapping_mul(0x7feb_352d);
-    x ^= x >> 15;
-    x = x.wrapping_mul(0x846c_a68b);
-    x ^ (x >> 16)
-}
-
-fn stream(number: u32, count: usize) -> impl Iterator<Item = u32> {
-    (0..count as u32).map(move |i| hash32(i + (number << 20)))
-}
-
-/// Weights by the same formula as the script: streams numbered in the order of the names.
-fn set_weights(session: &Session) {
-    let mut params = session.params().vars();
-    params.sort_by(|a, b| a.name.cmp(&b.name));
-    for (number, param) in params.iter().enumerate() {
-        let matrix = param.var.rank() == 2;
-        let value = |x: u32| {
-            let u = f64::from(x) / 2f64.powi(31) - 1.0;
-            (if matrix { 0.3 * u } else { 1.0 + 0.1 * u }) as f32
-        };
-        let values: Vec<f32> = stream(number as u32, param.var.elem_count()).map(value).collect();
-        param.var.set(&Tensor::from_vec(values, param.var.shape(), &Device::Cpu).unwrap()).unwrap();
-    }
-}
-
 fn batch(step: u64) -> Batch {
     let ids: Vec<u32> = stream(1000 + step as u32, 2 * 3 * 12).map(|x| x % VOCAB as u32).collect();
     Batch { inputs: ids[..36].to_vec(), targets: ids[36..].to_vec(), batch_size: 3, seq_len: 12 }
@@ -85,7 +60,7 @@ fn losses_and_gradient_norms_agree_with_pytorch() {
             let gated = preset_is_gated(preset);
             let config = config(preset, if gated { 43 } else { 64 });
             let mut session = Session::new(&config, VOCAB, &Device::Cpu, kernels).unwrap();
-            set_weights(&session);
+            set_weights(session.params());
             for step in 0..STEPS {
                 let stats = session.step(step, &batch(step)).unwrap();
                 let expect = |key: &str| presets[*preset][key][step as usize].as_f64().unwrap();

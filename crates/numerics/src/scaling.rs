@@ -99,6 +99,16 @@ impl Scaling {
         matches!(self, Self::Nvfp4 | Self::Nvfp4Weight)
     }
 
+    /// Whether the scales of a matrix are other ones when a product sums over its rows than when it sums over its
+    /// columns.
+    pub const fn follows_sum(self) -> bool {
+        match self {
+            Self::None | Self::Tensor | Self::Delayed { .. } | Self::Absmean | Self::Absmedian => false,
+            Self::Row | Self::Block { .. } | Self::Block2d { .. } => true,
+            Self::Mx | Self::Nvfp4 | Self::Nvfp4Weight => true,
+        }
+    }
+
     /// Rows and columns of the rectangles that share a scale.
     pub(crate) fn tile(self, rows: usize, cols: usize, contraction: Contraction) -> (usize, usize) {
         let run = |size| match contraction {

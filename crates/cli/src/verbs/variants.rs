@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use ffn_variants::{Activation, FfnPreset, FfnSection};
 use serde::Serialize;
 
@@ -58,8 +57,8 @@ impl Variants {
                 "Feed-forward variants, matched to an ungated block of width 4 d_model (d_model {})\n{}\n\n\
                  Activations (as `activation`, `gate` or `up` in [model.ffn])\n{}",
                 self.d_model,
-                ffn_table(&ffns),
-                activation_table(&activations)
+                ffn_table(&ffns).trim_fmt(),
+                activation_table(&activations).trim_fmt()
             );
             print(&text)?;
         }
@@ -79,12 +78,12 @@ impl Variants {
     }
 }
 
+/// A rule under the headings and nothing else.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
     table
 }
 

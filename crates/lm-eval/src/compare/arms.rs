@@ -3,18 +3,22 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use anyhow::bail;
-
 use super::collect::Run;
 use super::comparison::Order;
 use super::keys::{Keys, differing, short};
+use super::precision::{self, SECTION};
 use crate::shazeer;
 
 /// The runs of one experiment: equal in everything but the seed.
 #[derive(Clone, Debug)]
 pub(super) struct ArmRuns<'a> {
-    /// The FFN's name, followed by `key=value` for whatever distinguishes it from other arms with the same FFN.
+    /// The FFN's name, the precision unless it is full, and `key=value` for whatever else distinguishes it from other
+    /// arms with the same FFN.
     pub label: String,
+    /// The label without the precision: arms that differ in nothing else share it.
+    pub experiment: String,
+    /// The precision's name, followed by `key=value` for what distinguishes it from others of that name.
+    pub recipe: String,
     /// Config keys that the label shows.
     pub shown: Vec<String>,
     /// Its runs, one per seed, by seed. Never empty.
@@ -35,7 +39,26 @@ impl<'a> ArmRuns<'a> {
         &self.first().summary.ffn
     }
 
-    fn keys(&self) -> &'a Keys {
+    /// Name of its precision recipe.
+    pub fn precision(&self) -> &'a str {
+        &self.first().summary.precision
+    }
+
+    pub fn is_full_precision(&self) -> bool {
+        precision::is_full(self.precision())
+    }
+
+    /// The arm in full precision that equals this one in everything else; `None` for an arm in full precision.
+    pub fn in_full_precision<'b>(&self, arms: &'b [Self]) -> Option<&'b Self> {
+        let twin = |other: &&Self| {
+            other.is_full_precision()
+                && other.ffn() == self.ffn()
+                && other.keys().equal_outside(self.keys(), SECTION)
+        };
+        arms.iter().find(twin).filter(|_| !self.is_full_precision())
+    }
+
+    pub fn keys(&self) -> &'a Keys {
         &self.first().keys
     }
 }
@@ -47,7 +70,13 @@ pub(super) fn group(runs: &[Run]) -> (Vec<ArmRuns<'_>>, Vec<String>) {
     for run in runs {
         let same = |arm: &&mut ArmRuns<'_>| arm.ffn() == run.summary.ffn && *arm.keys() == run.keys;
         match arms.iter_mut().find(same) {
-            None => arms.push(ArmRuns { label: String::new(), shown: Vec::new(), runs: vec![run] }),
+            None => arms.push(ArmRuns {
+                label: String::new(),
+                experiment: String::new(),
+                recipe: String::new(),
+                shown: Vec::new(),
+                runs: vec![run],
+            }),
             Some(arm) => match arm.runs.iter().find(|kept| kept.summary.seed == run.summary.seed) {
                 None => arm.runs.push(run),
                 Some(kept) => dropped.push(duplicate(kept, run)),
@@ -72,29 +101,43 @@ fn duplicate(kept: &Run, dropped: &Run) -> String {
     )
 }
 
-/// Labels arms by their FFN and, among arms of one FFN, by every key in which these differ.
+/// Labels arms by their FFN, their precision and, among arms of one FFN, by every other key in which these differ. Keys
+/// of the precision itself are shown only where arms of one FFN have different precisions of one name.
 fn label(arms: &mut [ArmRuns<'_>]) {
     let all: Vec<&Keys> = arms.iter().map(ArmRuns::keys).collect();
     let ffns: BTreeSet<&str> = arms.iter().map(ArmRuns::ffn).collect();
+    let is_width = |key: &str| key.starts_with(WIDTH);
+    let is_precision = |key: &str| key.starts_with(SECTION);
+    let pair = |i: usize, key: &str| format!(" {}={}", short(key, all.iter().copied()), all[i].show(key));
     for ffn in ffns {
         let twins: Vec<usize> = (0..arms.len()).filter(|&i| arms[i].ffn() == ffn).collect();
-        let shown = differing(twins.iter().map(|&i| all[i]));
-        let is_width = |key: &str| key.starts_with(WIDTH);
+        let mut shown = differing(twins.iter().map(|&i| all[i]));
+        shown.retain(|key| !is_precision(key));
         let widths_differ = shown.iter().any(|key| is_width(key));
-        let label = |i: usize, by_d_ff: bool| {
+        let settings = |i: usize, by_d_ff: bool| {
             let d_ff = (by_d_ff && widths_differ).then(|| format!(" d_ff={}", arms[i].first().summary.d_ff));
-            let keys = shown.iter().filter(|key| !(by_d_ff && is_width(key)));
-            let keys = keys.map(|key| format!(" {}={}", short(key, all.iter().copied()), all[i].show(key)));
-            ffn.to_owned() + &d_ff.into_iter().chain(keys).collect::<String>()
+            let keys = shown.iter().filter(|key| !(by_d_ff && is_width(key))).map(|key| pair(i, key));
+            d_ff.into_iter().chain(keys).collect::<String>()
         };
-        let labels = |by_d_ff| twins.iter().map(|&i| label(i, by_d_ff)).collect::<Vec<_>>();
-        let mut chosen = labels(true);
-        if chosen.iter().collect::<BTreeSet<_>>().len() < twins.len() {
-            chosen = labels(false); // two ways of asking for one width
-        }
-        for (&i, label) in twins.iter().zip(chosen) {
-            arms[i].label = label;
-            arms[i].shown.clone_from(&shown);
+        // Two ways of asking for one width are told apart by how they ask.
+        let alike = |i: usize, j: usize| settings(i, true) == settings(j, true);
+        let differ = |i: usize, j: usize| !all[i].equal_outside(all[j], SECTION);
+        let by_d_ff = !twins.iter().any(|&i| twins.iter().any(|&j| alike(i, j) && differ(i, j)));
+
+        let recipe = |i: usize| {
+            let of_one_name = twins.iter().filter(|&&j| arms[j].precision() == arms[i].precision());
+            let mut keys = differing(of_one_name.map(|&j| all[j]));
+            keys.retain(|key| is_precision(key));
+            let pairs: String = keys.iter().map(|key| pair(i, key)).collect();
+            (arms[i].precision().to_owned() + &pairs, keys)
+        };
+        let labels = twins.iter().map(|&i| (i, settings(i, by_d_ff), recipe(i)));
+        for (i, settings, (recipe, keys)) in labels.collect::<Vec<_>>() {
+            let named = if precision::is_full(&recipe) { String::new() } else { format!(" {recipe}") };
+            arms[i].label = format!("{ffn}{named}{settings}");
+            arms[i].experiment = format!("{ffn}{settings}");
+            arms[i].recipe = recipe;
+            arms[i].shown = shown.iter().cloned().chain(keys).collect();
         }
     }
 }
@@ -108,11 +151,15 @@ pub(super) fn sort(arms: &mut [ArmRuns<'_>], order: Order) {
     }
 }
 
-/// The paper's order, then other variants by name; arms of one variant by the values that distinguish them.
+/// The paper's order, then other variants by name; arms of one variant by precision, from wide to narrow, and then by
+/// the values that distinguish them.
 fn published(a: &ArmRuns<'_>, b: &ArmRuns<'_>) -> Ordering {
-    let place = |arm: &ArmRuns<'_>| shazeer::rank(arm.ffn()).unwrap_or(usize::MAX);
+    fn place<'a>(arm: &ArmRuns<'a>) -> (usize, &'a str, (usize, &'a str)) {
+        let rank = shazeer::rank(arm.ffn()).unwrap_or(usize::MAX);
+        (rank, arm.ffn(), precision::place(arm.precision()))
+    }
     let by_key = || a.shown.iter().map(|key| a.keys().compare_by(b.keys(), key)).find(|order| order.is_ne());
-    (place(a), a.ffn()).cmp(&(place(b), b.ffn())).then_with(|| by_key().unwrap_or(Ordering::Equal))
+    place(a).cmp(&place(b)).then_with(|| by_key().unwrap_or(Ordering::Equal))
 }
 
 /// Mean held-out loss; infinite when every run diverged, so that such arms come last.
@@ -120,43 +167,6 @@ fn mean_loss(arm: &ArmRuns<'_>) -> f64 {
     let losses: Vec<f64> =
         arm.runs.iter().filter_map(|r| r.summary.validation.as_ref().map(|v| v.loss)).collect();
     crate::stats::mean(&losses).unwrap_or(f64::INFINITY)
-}
-
-/// Default baseline, where there is one.
-const DEFAULT_BASELINE: &str = "relu";
-
-/// Index of the baseline: the arm of that label, or the only arm with that FFN; by default ReLU, else the first arm.
-///
-/// # Errors
-/// When the name fits no arm or several; the message lists what can be chosen.
-pub(super) fn baseline(arms: &[ArmRuns<'_>], name: Option<&str>) -> anyhow::Result<usize> {
-    let Some(name) = name else {
-        return Ok(arms.iter().position(|arm| arm.ffn() == DEFAULT_BASELINE).unwrap_or(0));
-    };
-    if let Some(exact) = arms.iter().position(|arm| arm.label == name) {
-        return Ok(exact);
-    }
-    let quoted = |arms: &mut dyn Iterator<Item = &ArmRuns<'_>>| {
-        arms.map(|arm| format!("\"{}\"", arm.label)).collect::<Vec<_>>().join(", ")
-    };
-    let with_ffn: Vec<usize> = (0..arms.len()).filter(|&i| arms[i].ffn() == name).collect();
-    match with_ffn[..] {
-        [only] => Ok(only),
-        [] => {
-            let likeness = |arm: &ArmRuns<'_>| {
-                strsim::jaro_winkler(name, &arm.label).max(strsim::jaro_winkler(name, arm.ffn()))
-            };
-            let nearest = arms.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-            let hint = nearest
-                .filter(|arm| likeness(arm) > 0.7)
-                .map_or_else(String::new, |arm| format!(" (did you mean \"{}\"?)", arm.label));
-            bail!("no arm is called \"{name}\"{hint}; there are {}", quoted(&mut arms.iter()))
-        }
-        _ => bail!(
-            "\"{name}\" fits several arms; name one of {}",
-            quoted(&mut with_ffn.iter().map(|&i| &arms[i]))
-        ),
-    }
 }
 
 #[cfg(test)]
@@ -227,6 +237,59 @@ mod tests {
     }
 
     #[test]
+    fn precisions_follow_the_ffn_from_wide_to_narrow() {
+        let with = |ffn, name| RunMaker::new(ffn, 0).precision(name, 0.0);
+        let runs = vec![
+            with("swiglu", "mxfp4"),
+            with("swiglu", "bf16"),
+            run("swiglu", ""),
+            with("relu", "int8"),
+            with("relu", "fp8_delayed"),
+        ];
+        let expected = ["relu fp8_delayed", "relu int8", "swiglu", "swiglu bf16", "swiglu mxfp4"];
+        assert_eq!(labels(runs, Order::Published), expected);
+    }
+
+    #[test]
+    fn keys_of_a_precision_are_shown_between_arms_of_its_name() {
+        let fp8 = |ffn, config| RunMaker::new(ffn, 0).precision("fp8_delayed", 0.0).config(config);
+        let runs = vec![
+            run("swiglu", ""),
+            RunMaker::new("swiglu", 0).precision("bf16", 0.0),
+            fp8("swiglu", "precision.smooth = true"),
+            fp8("swiglu", "precision.smooth = false"),
+            fp8("relu", "precision.smooth = false"),
+        ];
+        let expected = [
+            "relu fp8_delayed",
+            "swiglu",
+            "swiglu bf16",
+            "swiglu fp8_delayed smooth=false",
+            "swiglu fp8_delayed smooth=true",
+        ];
+        assert_eq!(labels(runs, Order::Published), expected);
+    }
+
+    #[test]
+    fn other_keys_are_shown_in_every_precision() {
+        let rate = |lr: f64| run("swiglu", &format!("optim.lr = {lr}"));
+        let runs = vec![rate(0.1), rate(0.2), rate(0.2).precision("bf16", 0.0)];
+        assert_eq!(labels(runs, Order::Given), ["swiglu lr=0.1", "swiglu lr=0.2", "swiglu bf16 lr=0.2"]);
+    }
+
+    #[test]
+    fn full_precision_is_found_by_all_other_keys() {
+        let rate = |lr: f64| run("swiglu", &format!("optim.lr = {lr}"));
+        let bf16 = |lr| rate(lr).precision("bf16", 0.0);
+        let collection =
+            collection([bf16(0.2), rate(0.1), rate(0.2), bf16(0.3), run("relu", "optim.lr = 0.3")]);
+        let (arms, _) = group(&collection.runs);
+        let twins: Vec<_> =
+            arms.iter().map(|arm| arm.in_full_precision(&arms).map(|twin| twin.label.as_str())).collect();
+        assert_eq!(twins, [Some("swiglu lr=0.2"), None, None, None, None]);
+    }
+
+    #[test]
     fn orders() {
         let loss = |ffn: &str, loss| RunMaker::new(ffn, 0).loss(loss);
         let runs = || {
@@ -241,25 +304,5 @@ mod tests {
         assert_eq!(labels(runs(), Order::Given), ["xielu", "swiglu", "relu_squared", "gelu", "relu"]);
         assert_eq!(labels(runs(), Order::Published), ["relu", "gelu", "swiglu", "relu_squared", "xielu"]);
         assert_eq!(labels(runs(), Order::Loss), ["xielu", "relu_squared", "gelu", "swiglu", "relu"]);
-    }
-
-    #[test]
-    fn choosing_a_baseline() {
-        let sweep = |lr| run("swiglu", &format!("optim.lr = {lr}"));
-        let collection = collection([run("gelu", ""), sweep(0.1), sweep(0.2), run("relu", "")]);
-        let (arms, _) = group(&collection.runs);
-        let choose = |name| baseline(&arms, name).map_err(|error| error.to_string());
-        assert_eq!(choose(None), Ok(3), "relu");
-        assert_eq!(baseline(&arms[..3], None).unwrap(), 0, "the first without relu");
-        assert_eq!(choose(Some("gelu")), Ok(0));
-        assert_eq!(choose(Some("swiglu lr=0.2")), Ok(2));
-        let error = "\"swiglu\" fits several arms; name one of \"swiglu lr=0.1\", \"swiglu lr=0.2\"";
-        assert_eq!(choose(Some("swiglu")), Err(error.to_owned()));
-        let choices = "there are \"gelu\", \"swiglu lr=0.1\", \"swiglu lr=0.2\", \"relu\"";
-        assert_eq!(
-            choose(Some("rleu")),
-            Err(format!("no arm is called \"rleu\" (did you mean \"relu\"?); {choices}"))
-        );
-        assert_eq!(choose(Some("xyz")), Err(format!("no arm is called \"xyz\"; {choices}")));
     }
 }

@@ -262,6 +262,19 @@ mod tests {
     }
 
     #[test]
+    fn runs_from_before_there_was_a_choice_of_precision_are_in_fp32() {
+        let root = tempfile::tempdir().unwrap();
+        RunMaker::new("relu", 0).write(root.path());
+        let path = root.path().join("summary.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let older = text.replace("\"precision\":\"fp32\",", "");
+        assert_ne!(older, text);
+        fs::write(path, older).unwrap();
+        let found = collect(&[root.path().to_owned()]).unwrap();
+        assert_eq!(found.runs[0].summary.precision, "fp32");
+    }
+
+    #[test]
     fn fails_only_when_nothing_is_usable() {
         let root = tempfile::tempdir().unwrap();
         let message = collect(&[root.path().to_owned()]).unwrap_err().to_string();

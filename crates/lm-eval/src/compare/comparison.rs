@@ -6,15 +6,17 @@ use lm_train::record::{EvalResult, ParamCounts, Summary};
 use serde::Serialize;
 
 use super::arms::{self, ArmRuns};
+use super::baseline;
 use super::collect::Collection;
 use super::notes::{self, Note};
+use super::precision;
 use crate::shazeer::{self, Published};
 use crate::stats::{Estimate, PairedDifference, mean, paired_differences};
 
 /// In which order arms are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// As in Shazeer's tables, then other variants by name.
+    /// As in Shazeer's tables, then other variants by name; each from wide to narrow precision.
     #[default]
     Published,
     /// As the runs were given.
@@ -31,7 +33,8 @@ impl Order {
 /// What is wanted of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Options<'a> {
-    /// Label or FFN name of the arm that the others are compared with; ReLU when there is one, else the first arm.
+    /// Label, FFN name (then in full precision, where there are several) or `FFN PRECISION` of the arm that the others
+    /// are compared with; ReLU when there is one, else the first arm.
     pub baseline: Option<&'a str>,
     /// Order of the arms.
     pub order: Order,
@@ -61,6 +64,15 @@ pub struct Arm {
     pub label: String,
     /// Name of the FFN variant.
     pub ffn: String,
+    /// Name of the precision recipe. As in a run's config, JSON leaves it out where it is full precision.
+    #[serde(skip_serializing_if = "precision::is_full")]
+    pub precision: String,
+    /// The label without the precision: a row of the matrix of precisions.
+    #[serde(skip)]
+    pub(super) experiment: String,
+    /// The precision and what distinguishes it from others of its name: a column of that matrix.
+    #[serde(skip)]
+    pub(super) recipe: String,
     /// Hidden width of the feed-forward block.
     pub d_ff: usize,
     /// Parameters by part.
@@ -73,6 +85,9 @@ pub struct Arm {
     pub seeds: Vec<u64>,
     /// Seeds that diverged, ascending; no figure includes them.
     pub diverged: Vec<u64>,
+    /// Steps at which they diverged, in the same order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diverged_at: Vec<u64>,
     /// Held-out loss; `None` when every run diverged.
     pub loss: Option<Estimate>,
     /// exp(mean loss).
@@ -84,6 +99,10 @@ pub struct Arm {
     /// Difference from the baseline, over the seeds that both finished; `None` for the baseline itself, without such a
     /// seed, and where the two were measured on different data.
     pub difference: Option<PairedDifference>,
+    /// Difference from the arm in full precision that equals this one in everything else, over the seeds that both
+    /// finished; `None` in full precision, without such an arm, and without such a seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_fp32: Option<PairedDifference>,
     /// Place among the arms.
     pub standing: Standing,
     /// Shazeer's figures for this variant, when asked for.
@@ -123,10 +142,10 @@ impl Comparison {
         anyhow::ensure!(!collection.runs.is_empty(), "no run to compare");
         let (mut groups, duplicates) = arms::group(&collection.runs);
         arms::sort(&mut groups, options.order);
-        let baseline_index = arms::baseline(&groups, options.baseline)?;
+        let baseline_index = baseline::choose(&groups, options.baseline)?;
         let baseline = &groups[baseline_index];
         let mut arms: Vec<Arm> =
-            groups.iter().map(|group| Arm::new(group, baseline, options.published)).collect();
+            groups.iter().map(|group| Arm::new(group, &groups, baseline, options.published)).collect();
         rank(&mut arms, &groups, baseline_index);
         let runs = groups.iter().flat_map(|group| {
             group.runs.iter().map(|run| RunRow {
@@ -141,6 +160,11 @@ impl Comparison {
         Ok(comparison)
     }
 
+    /// Whether any arm is in another precision than the full one.
+    pub fn has_precisions(&self) -> bool {
+        self.arms.iter().any(|arm| !precision::is_full(&arm.precision))
+    }
+
     /// The arm that the others are compared with.
     pub fn baseline(&self) -> &Arm {
         self.arms.iter().find(|arm| arm.label == self.baseline).expect("the baseline is one of the arms")
@@ -148,7 +172,12 @@ impl Comparison {
 }
 
 impl Arm {
-    fn new(group: &ArmRuns<'_>, baseline: &ArmRuns<'_>, with_published: bool) -> Self {
+    fn new(
+        group: &ArmRuns<'_>,
+        groups: &[ArmRuns<'_>],
+        baseline: &ArmRuns<'_>,
+        with_published: bool,
+    ) -> Self {
         let losses = losses(group);
         let values: Vec<f64> = losses.iter().map(|(_, loss)| *loss).collect();
         let loss = Estimate::of(&values);
@@ -159,26 +188,28 @@ impl Arm {
         let is_baseline = group.label == baseline.label;
         let comparable = !is_baseline && data(group) == data(baseline);
         let summary = &group.first().summary;
-        let seeds: Vec<u64> = losses.iter().map(|(seed, _)| *seed).collect();
+        let runs = group.runs.iter().map(|run| &run.summary);
+        let diverged = runs.filter(|run| run.validation.is_none());
+        let full = group.in_full_precision(groups);
         Self {
             label: group.label.clone(),
             ffn: group.ffn().to_owned(),
+            precision: group.precision().to_owned(),
+            experiment: group.experiment.clone(),
+            recipe: group.recipe.clone(),
             d_ff: summary.d_ff,
             params: summary.params,
             params_excess: summary.params.total as f64 / baseline.first().summary.params.total as f64 - 1.0,
             flops_per_token: summary.flops_per_token,
-            diverged: group
-                .runs
-                .iter()
-                .map(|run| run.summary.seed)
-                .filter(|seed| !seeds.contains(seed))
-                .collect(),
-            seeds,
+            seeds: losses.iter().map(|(seed, _)| *seed).collect(),
+            diverged: diverged.clone().map(|run| run.seed).collect(),
+            diverged_at: diverged.map(|run| run.diverged_at.unwrap_or(run.steps)).collect(),
             loss,
             perplexity: loss.map(|loss| loss.mean.exp()),
             bits_per_byte: per_run(&|_, eval| eval.bits_per_byte),
             above_floor: per_run(&|run, eval| Some(eval.loss - run.floor?)),
             difference: comparable.then(|| paired_differences(&self::losses(baseline), &losses)).flatten(),
+            gap_fp32: full.and_then(|full| paired_differences(&self::losses(full), &losses)),
             standing: Standing::Unranked,
             published: shazeer::published(group.ffn()).filter(|_| with_published),
         }
@@ -255,6 +286,33 @@ mod tests {
         let difference = swiglu.difference.as_ref().unwrap();
         assert_eq!((difference.estimate.mean, difference.wins), (-0.125, 1));
         assert_eq!(swiglu.params_excess, swiglu.params.total as f64 / relu.params.total as f64 - 1.0);
+    }
+
+    #[test]
+    fn gaps_from_full_precision_by_hand() {
+        let run = |seed, loss| RunMaker::new("relu", seed).loss(loss);
+        let full = [(0, 2.0), (1, 2.5), (2, 9.0)].map(|(seed, loss)| run(seed, loss));
+        let bf16 = [(0, 2.0), (1, 2.5)].map(|(seed, loss)| run(seed, loss).precision("bf16", 0.25));
+        let lost = run(2, 9.0).precision("bf16", 0.0).diverged();
+        let comparison = compare(full.into_iter().chain(bf16).chain([lost]));
+        let [full, bf16] = &comparison.arms[..] else { panic!("two arms") };
+        assert_eq!((full.precision.as_str(), &full.gap_fp32), ("fp32", &None));
+        assert_eq!((bf16.label.as_str(), bf16.precision.as_str()), ("relu bf16", "bf16"));
+        let gap = bf16.gap_fp32.as_ref().unwrap();
+        assert_eq!(
+            (gap.estimate.mean, &gap.seeds_used[..], &gap.seeds_missing[..]),
+            (0.25, &[0, 1][..], &[2][..])
+        );
+        assert_eq!((&bf16.diverged[..], &bf16.diverged_at[..]), (&[2][..], &[321][..]));
+    }
+
+    #[test]
+    fn what_differs_besides_the_precision_is_said() {
+        let relu = RunMaker::new("relu", 0).config("optim.lr = 0.1");
+        let swiglu = RunMaker::new("swiglu", 0).config("optim.lr = 0.2").precision("bf16", 0.0);
+        let comparison = compare([relu, swiglu]);
+        let note = "besides the FFN and the precision, arms differ in optim.lr (0.1, 0.2)";
+        assert!(comparison.notes.iter().any(|said| said.text == note), "{:#?}", comparison.notes);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::comparison::{Arm, Comparison, Standing};
 use super::notes::{PARAMS_TOLERANCE, percent};
+use super::precision::FULL;
 use crate::shazeer::TABLE;
 use crate::stats::PairedDifference;
 
@@ -22,12 +23,13 @@ pub(super) enum Column {
     AboveFloor,
     Difference,
     Wins,
+    GapFp32,
     Published,
     PublishedDifference,
 }
 
 impl Column {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Arm,
         Self::DFf,
         Self::Params,
@@ -40,6 +42,7 @@ impl Column {
         Self::AboveFloor,
         Self::Difference,
         Self::Wins,
+        Self::GapFp32,
         Self::Published,
         Self::PublishedDifference,
     ];
@@ -47,6 +50,7 @@ impl Column {
     /// Heading, with a line break where it may be split.
     fn heading(self, comparison: &Comparison) -> String {
         match self {
+            Self::Arm if comparison.has_precisions() => "FFN\nprecision".to_owned(),
             Self::Arm => "FFN".to_owned(),
             Self::DFf => "d_ff".to_owned(),
             Self::Params => "params".to_owned(),
@@ -60,20 +64,13 @@ impl Column {
             Self::Difference => {
                 let name = &comparison.baseline;
                 let against = if name.chars().count() <= 12 { name } else { "baseline" };
-                let has_interval =
-                    |arm: &Arm| arm.difference.as_ref().is_some_and(|d| d.estimate.ci95.is_some());
-                let interval = if comparison.arms.iter().any(has_interval) { "\n± 95%" } else { "" };
-                format!("Δ {against}{interval}")
+                format!("Δ {against}{}", interval(comparison, |arm| arm.difference.as_ref()))
             }
             Self::Wins => "wins".to_owned(),
+            Self::GapFp32 => format!("Δ {FULL}{}", interval(comparison, |arm| arm.gap_fp32.as_ref())),
             Self::Published => "Shazeer\n(sd)".to_owned(),
             Self::PublishedDifference => format!("Shazeer\nΔ {}", TABLE[0].ffn),
         }
-    }
-
-    /// Whether it holds labels, which read from the left; all others hold figures.
-    pub fn is_label(self) -> bool {
-        self == Self::Arm
     }
 
     /// Order in which columns are given up on a narrow screen, first the lowest; `None`: never.
@@ -88,6 +85,7 @@ impl Column {
             Self::Params => Some(6),
             Self::Perplexity => Some(7),
             Self::Published => Some(8),
+            Self::GapFp32 => Some(9),
             Self::Arm | Self::Seeds | Self::Diverged | Self::Loss | Self::Difference => None,
         }
     }
@@ -122,22 +120,27 @@ impl Column {
             Self::Difference => match &arm.difference {
                 None if arm.label == comparison.baseline => Cell::word("baseline"),
                 None => Cell::missing(),
-                Some(PairedDifference { estimate, .. }) => Cell {
-                    head: format!("{:+.decimals$}", estimate.mean),
-                    tail: estimate
-                        .half_width()
-                        .map_or_else(String::new, |half| format!(" ± {half:.decimals$}")),
-                },
+                Some(difference) => Cell::difference(difference, decimals),
             },
             Self::Wins => {
                 Cell::number(arm.difference.as_ref(), |d| format!("{}/{}", d.wins, d.seeds_used.len()))
             }
+            Self::GapFp32 => match &arm.gap_fp32 {
+                None => Cell::missing(),
+                Some(gap) => Cell::difference(gap, decimals),
+            },
             Self::Published => Cell::number(arm.published, |p| format!("{:.3} ({:.3})", p.early, p.early_sd)),
             Self::PublishedDifference => {
                 Cell::number(arm.published, |p| format!("{:+.3}", p.early_minus_relu()))
             }
         }
     }
+}
+
+/// Follows the heading of a difference where any arm has an interval of it.
+fn interval(comparison: &Comparison, difference: fn(&Arm) -> Option<&PairedDifference>) -> &'static str {
+    let mut differences = comparison.arms.iter().filter_map(difference);
+    if differences.any(|difference| difference.estimate.ci95.is_some()) { "\n± 95%" } else { "" }
 }
 
 /// Follows a label.
@@ -151,7 +154,7 @@ fn mark(standing: Standing) -> &'static str {
 
 /// A figure and what belongs to it: a mean and its spread. Tails of a column are padded to one width, so that figures
 /// line up even where a tail is missing.
-struct Cell {
+pub(super) struct Cell {
     head: String,
     tail: String,
 }
@@ -159,17 +162,26 @@ struct Cell {
 const MISSING: &str = "–";
 
 impl Cell {
-    fn whole(head: String) -> Self {
+    pub fn whole(head: String) -> Self {
         Self { head, tail: String::new() }
     }
 
     /// A word in place of a figure, flush with the end of the column.
-    fn word(word: &str) -> Self {
-        Self { head: String::new(), tail: word.to_owned() }
+    pub fn word(word: impl Into<String>) -> Self {
+        Self { head: String::new(), tail: word.into() }
     }
 
-    fn missing() -> Self {
+    pub fn missing() -> Self {
         Self::word(MISSING)
+    }
+
+    /// A mean difference and half its interval.
+    pub fn difference(difference: &PairedDifference, decimals: usize) -> Self {
+        let half = difference.estimate.half_width();
+        Self {
+            head: format!("{:+.decimals$}", difference.estimate.mean),
+            tail: half.map_or_else(String::new, |half| format!(" ± {half:.decimals$}")),
+        }
     }
 
     fn when(present: bool, text: impl FnOnce() -> String) -> Self {
@@ -181,12 +193,36 @@ impl Cell {
     }
 }
 
-/// Headings and cells, row by row.
-pub(super) struct Grid {
-    pub columns: Vec<Column>,
+/// Headings and cells as text. The first column holds labels, which read from the left; all others hold figures.
+pub(super) struct Text {
     /// With line breaks where they may be split.
     pub headings: Vec<String>,
     pub rows: Vec<Vec<String>>,
+}
+
+impl Text {
+    /// Lays out `columns`: a heading, and a cell for every row.
+    pub fn new(columns: Vec<(String, Vec<Cell>)>) -> Self {
+        let (headings, columns): (_, Vec<Vec<String>>) =
+            columns.into_iter().map(|(heading, cells)| (heading, padded(cells))).unzip();
+        let height = columns.first().map_or(0, Vec::len);
+        let row = |row: usize| columns.iter().map(|column| column[row].clone()).collect();
+        Self { headings, rows: (0..height).map(row).collect() }
+    }
+
+    /// Drops a column.
+    pub fn remove(&mut self, column: usize) {
+        self.headings.remove(column);
+        for row in &mut self.rows {
+            row.remove(column);
+        }
+    }
+}
+
+/// The table of arms.
+pub(super) struct Grid {
+    pub columns: Vec<Column>,
+    pub text: Text,
 }
 
 impl Grid {
@@ -201,29 +237,19 @@ impl Grid {
             Column::BitsPerByte => arms.iter().any(|arm| arm.bits_per_byte.is_some()),
             Column::AboveFloor => arms.iter().any(|arm| arm.above_floor.is_some()),
             Column::Difference | Column::Wins => arms.iter().any(|arm| arm.difference.is_some()),
+            Column::GapFp32 => arms.iter().any(|arm| arm.gap_fp32.is_some()),
             Column::Published | Column::PublishedDifference => arms.iter().any(|arm| arm.published.is_some()),
         };
         let columns: Vec<Column> = Column::ALL.into_iter().filter(shown).collect();
-        let cells = columns
-            .iter()
-            .map(|column| padded(arms.iter().map(|arm| column.cell(arm, comparison, decimals)).collect()));
-        let by_column: Vec<Vec<String>> = cells.collect();
-        Self {
-            headings: columns.iter().map(|column| column.heading(comparison)).collect(),
-            rows: (0..arms.len())
-                .map(|row| by_column.iter().map(|column| column[row].clone()).collect())
-                .collect(),
-            columns,
-        }
+        let cells = |column: &Column| arms.iter().map(|arm| column.cell(arm, comparison, decimals)).collect();
+        let text = columns.iter().map(|column| (column.heading(comparison), cells(column))).collect();
+        Self { text: Text::new(text), columns }
     }
 
     /// Drops a column.
     pub fn remove(&mut self, column: usize) {
         self.columns.remove(column);
-        self.headings.remove(column);
-        for row in &mut self.rows {
-            row.remove(column);
-        }
+        self.text.remove(column);
     }
 }
 
@@ -241,12 +267,15 @@ fn padded(cells: Vec<Cell>) -> Vec<String> {
 }
 
 /// Decimals of losses: four, or more when a spread or half-width would otherwise lose its second digit.
-fn decimals(comparison: &Comparison) -> usize {
+pub(super) fn decimals(comparison: &Comparison) -> usize {
     let spreads = comparison.arms.iter().flat_map(|arm| {
-        [arm.loss.and_then(|loss| loss.sd), arm.difference.as_ref().and_then(|d| d.estimate.half_width())]
+        let half_width = |difference: &Option<PairedDifference>| difference.as_ref()?.estimate.half_width();
+        [arm.loss.and_then(|loss| loss.sd), half_width(&arm.difference), half_width(&arm.gap_fp32)]
     });
     let least = spreads.flatten().filter(|spread| *spread > 0.0).fold(f64::INFINITY, f64::min);
-    (4..=6).find(|&decimals| least * 10f64.powi(decimals) >= 9.5).unwrap_or(6) as usize
+    // Precisions differ from fp32 by a hair or by much; the finest of them shall not set the digits of all.
+    let most = if comparison.has_precisions() { 5 } else { 6 };
+    (4..=most).find(|&decimals| least * 10f64.powi(decimals) >= 9.5).unwrap_or(most) as usize
 }
 
 /// Four significant digits with an SI suffix: 3.152M.

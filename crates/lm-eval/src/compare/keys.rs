@@ -46,6 +46,12 @@ impl Keys {
         }
     }
 
+    /// Whether two configs say the same about everything but `section`, a prefix such as `optim.`.
+    pub(super) fn equal_outside(&self, other: &Self, section: &str) -> bool {
+        let outside = |(key, _): &(&String, &Value)| !key.starts_with(section);
+        self.0.iter().filter(outside).eq(other.0.iter().filter(outside))
+    }
+
     /// Orders two configs by the values of `key`: numbers by size, everything else as text.
     pub(super) fn compare_by(&self, other: &Self, key: &str) -> Ordering {
         let number = |keys: &Self| match keys.0.get(key) {
@@ -125,6 +131,16 @@ mod tests {
         assert_eq!(differing([&a, &b]), ["optim.lr", "train.steps"]);
         assert_eq!((a.show("train.steps"), b.show("train.steps")), ("none".to_owned(), "4".to_owned()));
         assert_eq!(a.show(DATA), "01234567");
+    }
+
+    #[test]
+    fn a_section_can_be_left_out_of_account() {
+        let plain = keys("optim.lr = 1\nprecisions = 2");
+        assert!(
+            plain.equal_outside(&keys("optim.lr = 1\nprecisions = 2\nprecision.preset = 'x'"), "precision.")
+        );
+        assert!(!plain.equal_outside(&keys("optim.lr = 2\nprecisions = 2"), "precision."));
+        assert!(!plain.equal_outside(&keys("optim.lr = 1"), "precision."), "another key with that beginning");
     }
 
     #[test]

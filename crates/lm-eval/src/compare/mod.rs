@@ -8,9 +8,12 @@ pub mod comparison;
 pub mod export;
 
 mod arms;
+mod baseline;
 mod grid;
 mod keys;
+mod matrix;
 mod notes;
+mod precision;
 #[cfg(test)]
 mod testing;
 

@@ -9,6 +9,7 @@ use super::arms::ArmRuns;
 use super::collect::{Problem, ProblemKind};
 use super::comparison::{Arm, Comparison, Standing, data, evaluated};
 use super::keys::{DATA, Keys, differing};
+use super::precision::SECTION;
 use crate::shazeer;
 use crate::stats::FEW;
 
@@ -58,10 +59,12 @@ pub(super) fn notes(
     let warnings = [
         mixed_budgets(groups),
         mixed_protocols(groups),
-        confounded(groups),
+        confounded(comparison, groups),
+        hidden_precisions(groups),
         parameters(comparison),
         diverged(comparison),
         missing_pairs(comparison),
+        missing_gap_pairs(comparison, groups),
         few_seeds(comparison),
         unfinished(problems),
     ];
@@ -70,6 +73,7 @@ pub(super) fn notes(
     let warnings = warnings.into_iter().flatten().chain(duplicates.iter().cloned()).chain(unusable);
     let infos = [
         meaning(comparison),
+        without_full_precision(comparison, groups),
         standing(comparison),
         not_joint(comparison),
         versions(groups),
@@ -129,19 +133,38 @@ fn mixed_protocols(groups: &[ArmRuns<'_>]) -> Option<String> {
 }
 
 /// Settings outside the FFN in which arms differ without their labels saying so.
-fn confounded(groups: &[ArmRuns<'_>]) -> Option<String> {
+fn confounded(comparison: &Comparison, groups: &[ArmRuns<'_>]) -> Option<String> {
+    let is_variant = |key: &str| key.starts_with("model.ffn.") || key.starts_with(SECTION);
     let said = |key: &String| groups.iter().any(|group| group.shown.contains(key));
     let told_elsewhere = [DATA, "train.steps", "train.tokens"];
     let keys: Vec<&Keys> = groups.iter().map(|group| &group.first().keys).collect();
     let keys: Vec<String> = differing(keys.iter().copied())
         .into_iter()
-        .filter(|key| !key.starts_with("model.ffn.") && !told_elsewhere.contains(&key.as_str()) && !said(key))
+        .filter(|key| !is_variant(key) && !told_elsewhere.contains(&key.as_str()) && !said(key))
         .map(|key| {
             let values: BTreeSet<String> = keys.iter().map(|arm| arm.show(&key)).collect();
             format!("{key} ({})", values.into_iter().collect::<Vec<_>>().join(", "))
         })
         .collect();
-    (!keys.is_empty()).then(|| format!("besides the FFN, arms differ in {}", keys.join(", ")))
+    let variant = if comparison.has_precisions() { "the FFN and the precision" } else { "the FFN" };
+    (!keys.is_empty()).then(|| format!("besides {variant}, arms differ in {}", keys.join(", ")))
+}
+
+/// Settings of the precision in which arms of one precision's name differ without their labels saying so.
+fn hidden_precisions(groups: &[ArmRuns<'_>]) -> Option<String> {
+    let names: BTreeSet<&str> = groups.iter().map(ArmRuns::precision).collect();
+    let hidden: Vec<String> = names
+        .into_iter()
+        .filter_map(|name| {
+            let arms = groups.iter().filter(|group| group.precision() == name);
+            let said = |key: &String| arms.clone().any(|group| group.shown.contains(key));
+            let mut keys = differing(arms.clone().map(ArmRuns::keys));
+            keys.retain(|key| key.starts_with(SECTION) && !said(key));
+            (!keys.is_empty()).then(|| format!("{name} ({})", keys.join(", ")))
+        })
+        .collect();
+    (!hidden.is_empty())
+        .then(|| format!("precisions of one name are not the same in all arms: {}", hidden.join("; ")))
 }
 
 fn parameters(comparison: &Comparison) -> Option<String> {
@@ -163,12 +186,17 @@ pub(super) fn percent(excess: f64) -> String {
 }
 
 fn diverged(comparison: &Comparison) -> Option<String> {
+    let with_steps = comparison.has_precisions(); // how long a precision holds is part of its result
     let diverged: Vec<String> = comparison
         .arms
         .iter()
         .filter(|arm| !arm.diverged.is_empty())
         .map(|arm| {
-            format!("{} ({} of {})", arm.label, arm.diverged.len(), arm.diverged.len() + arm.seeds.len())
+            let all = arm.diverged.len() + arm.seeds.len();
+            let step = if arm.diverged.len() == 1 { "step" } else { "steps" };
+            let at =
+                if with_steps { format!(", at {step} {}", list(&arm.diverged_at)) } else { String::new() };
+            format!("{} ({} of {all}{at})", arm.label, arm.diverged.len())
         })
         .collect();
     (!diverged.is_empty()).then(|| {
@@ -199,6 +227,23 @@ fn missing_pairs(comparison: &Comparison) -> Option<String> {
         format!(
             "Δ is over seeds that both the arm and {} finished; without a pair: {}",
             baseline.label,
+            unpaired.join(", ")
+        )
+    })
+}
+
+fn missing_gap_pairs(comparison: &Comparison, groups: &[ArmRuns<'_>]) -> Option<String> {
+    let unpaired = |(arm, group): (&Arm, &ArmRuns<'_>)| match &arm.gap_fp32 {
+        Some(gap) if gap.seeds_missing.is_empty() => None,
+        Some(gap) => Some(format!("{} ({})", arm.label, list(&gap.seeds_missing))),
+        // An arm that diverged, in fp32, or without its like in fp32: said elsewhere.
+        None if arm.seeds.is_empty() || group.in_full_precision(groups).is_none() => None,
+        None => Some(format!("{} (no pair at all)", arm.label)),
+    };
+    let unpaired: Vec<String> = comparison.arms.iter().zip(groups).filter_map(unpaired).collect();
+    (!unpaired.is_empty()).then(|| {
+        format!(
+            "Δ fp32 is over seeds that finished in both precisions; without a pair: {}",
             unpaired.join(", ")
         )
     })
@@ -252,7 +297,21 @@ fn meaning(comparison: &Comparison) -> Option<String> {
             if interval { " ± half its 95% interval (Student's t)" } else { "" }
         );
     }
+    let gaps = || comparison.arms.iter().filter_map(|arm| arm.gap_fp32.as_ref());
+    if gaps().next().is_some() {
+        text += ". Δ fp32 is the mean difference, within a seed too, from the arm in fp32 that equals this one in \
+                 everything but the precision";
+    }
     Some(text)
+}
+
+/// Which arms have no Δ fp32, where others do.
+fn without_full_precision(comparison: &Comparison, groups: &[ArmRuns<'_>]) -> Option<String> {
+    let alone =
+        |group: &&ArmRuns<'_>| !group.is_full_precision() && group.in_full_precision(groups).is_none();
+    let labels: Vec<&str> = groups.iter().filter(alone).map(|group| group.label.as_str()).collect();
+    (!labels.is_empty() && comparison.arms.iter().any(|arm| arm.gap_fp32.is_some()))
+        .then(|| format!("No arm in fp32 equals {} in everything but the precision", labels.join(" or ")))
 }
 
 fn standing(comparison: &Comparison) -> Option<String> {
@@ -265,7 +324,8 @@ fn standing(comparison: &Comparison) -> Option<String> {
 }
 
 fn not_joint(comparison: &Comparison) -> Option<String> {
-    let intervals = comparison.arms.iter().filter_map(|arm| arm.difference.as_ref()?.estimate.ci95).count();
+    let differences = comparison.arms.iter().flat_map(|arm| [&arm.difference, &arm.gap_fp32]);
+    let intervals = differences.filter_map(|difference| difference.as_ref()?.estimate.ci95).count();
     (intervals > 1).then(|| {
         format!("Each of the {intervals} intervals holds at 95% by itself, not all of them together")
     })
@@ -293,6 +353,6 @@ fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-fn list(seeds: &[u64]) -> String {
-    seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+fn list(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }

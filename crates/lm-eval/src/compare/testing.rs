@@ -7,6 +7,7 @@ use lm_train::record::{EvalResult, ParamCounts, RUN_SCHEMA, RunStatus, Summary};
 
 use super::collect::{Collection, Run};
 use super::keys::Keys;
+use super::precision::FULL;
 
 /// A run that never happened, finished with a loss near 3.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ impl RunMaker {
             data_fingerprint: "5eed5eed5eed5eed".to_owned(),
             ffn: ffn.to_owned(),
             d_ff,
+            precision: FULL.to_owned(),
             seed,
             params: ParamCounts {
                 total: 787_584 + ffn_params,
@@ -71,6 +73,16 @@ impl RunMaker {
         self.config += line;
         self.config.push('\n');
         self
+    }
+
+    /// The run in another precision; `effect` is what that adds to its loss.
+    pub fn precision(self, name: &str, effect: f64) -> Self {
+        let loss = self.summary.validation.as_ref().expect("it finished").loss;
+        let run = self.loss(loss + effect).config(&format!("precision.preset = '{name}'"));
+        run.with(|summary| {
+            summary.precision = name.to_owned();
+            summary.run_id = format!("{}-{name}-{}", summary.ffn, summary.seed);
+        })
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Summary)) -> Self {

@@ -34,15 +34,42 @@ const FIELDS: [Field; 25] = [
     ("published_sd", |arm| number(arm.published.map(|p| p.early_sd))),
 ];
 
-/// Names of the columns, in order: the fields above, then `baseline`.
-pub fn csv_header() -> Vec<&'static str> {
-    FIELDS.iter().map(|(name, _)| *name).chain(["baseline"]).collect()
+/// Columns of a comparison in which any arm is in another precision than fp32. `gap_fp32_*` is the paired difference from
+/// the arm in fp32 that is equal in everything else.
+const PRECISION_FIELDS: [Field; 5] = [
+    ("precision", |arm| arm.precision.clone()),
+    ("gap_fp32_pairs", |arm| arm.gap_fp32.as_ref().map_or_else(String::new, |d| d.estimate.n.to_string())),
+    ("gap_fp32_mean", |arm| number(arm.gap_fp32.as_ref().map(|d| d.estimate.mean))),
+    ("gap_fp32_ci95_low", |arm| number(arm.gap_fp32.as_ref().and_then(|d| d.estimate.ci95).map(|ci| ci.0))),
+    ("gap_fp32_ci95_high", |arm| number(arm.gap_fp32.as_ref().and_then(|d| d.estimate.ci95).map(|ci| ci.1))),
+];
+
+/// A column of a comparison in which any run diverged: the steps at which the arm's runs did, separated by spaces.
+const DIVERGED_FIELD: Field =
+    ("diverged_at", |arm| arm.diverged_at.iter().map(u64::to_string).collect::<Vec<_>>().join(" "));
+
+/// Columns that only some comparisons have; they follow all others, so that these keep their places.
+fn further_fields(comparison: &Comparison) -> Vec<Field> {
+    let precisions = if comparison.has_precisions() { &PRECISION_FIELDS[..] } else { &[] };
+    let any_diverged = comparison.arms.iter().any(|arm| !arm.diverged.is_empty());
+    precisions.iter().copied().chain(any_diverged.then_some(DIVERGED_FIELD)).collect()
+}
+
+/// Names of the columns, in order: those that every comparison has, `baseline`, and those that only `comparison` needs,
+/// about precisions and diverged runs.
+pub fn csv_header(comparison: &Comparison) -> Vec<&'static str> {
+    let further = further_fields(comparison);
+    let name = |(name, _): &Field| *name;
+    FIELDS.iter().map(name).chain(["baseline"]).chain(further.iter().map(name)).collect()
 }
 
 pub(super) fn export(comparison: &Comparison) -> String {
-    let mut text = csv_header().join(",") + "\n";
+    let mut text = csv_header(comparison).join(",") + "\n";
+    let further = further_fields(comparison);
     for arm in &comparison.arms {
-        let fields = FIELDS.iter().map(|(_, value)| value(arm)).chain([comparison.baseline.clone()]);
+        let value = |(_, value): &Field| value(arm);
+        let baseline = [comparison.baseline.clone()];
+        let fields = FIELDS.iter().map(value).chain(baseline).chain(further.iter().map(value));
         text += &fields.map(|field| quoted(&field)).collect::<Vec<_>>().join(",");
         text.push('\n');
     }

@@ -4,18 +4,18 @@ use super::super::comparison::Comparison;
 use super::super::grid::{Grid, on_one_line};
 
 pub(super) fn export(comparison: &Comparison) -> String {
-    let grid = Grid::new(comparison);
-    let alignment: String = grid.columns.iter().map(|c| if c.is_label() { 'l' } else { 'r' }).collect();
+    let table = Grid::new(comparison).text;
+    let alignment = "l".to_owned() + &"r".repeat(table.headings.len() - 1);
     let line = |cells: Vec<String>| format!("    {} \\\\\n", cells.join(" & "));
-    let headings = grid.headings.iter().map(|heading| escaped(&on_one_line(heading))).collect();
+    let headings = table.headings.iter().map(|heading| escaped(&on_one_line(heading))).collect();
 
     let mut text = "% needs \\usepackage{booktabs}\n\\begin{table}\n  \\centering\n".to_owned();
     text += &format!("  \\begin{{tabular}}{{{alignment}}}\n    \\toprule\n{}    \\midrule\n", line(headings));
-    for row in &grid.rows {
-        let cells = row
-            .iter()
-            .zip(&grid.columns)
-            .map(|(cell, column)| if column.is_label() { escaped(cell) } else { figure(cell.trim()) });
+    for row in &table.rows {
+        let cells = row.iter().enumerate().map(|(i, cell)| match i {
+            0 => escaped(cell),
+            1.. => figure(cell.trim()),
+        });
         text += &line(cells.collect());
     }
     text += "    \\bottomrule\n  \\end{tabular}\n\n  \\smallskip\n  \\begin{minipage}{\\linewidth}\\footnotesize\n";

@@ -14,10 +14,10 @@ use super::comparison::Comparison;
 /// An output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For a terminal, with the notes below.
+    /// For a terminal, with the notes below; several precisions also get a matrix of FFN x precision.
     #[default]
     Table,
-    /// A Markdown table, with the notes as a list.
+    /// The same tables in Markdown, with the notes as a list.
     Markdown,
     /// One row per arm at full precision; the columns are listed in [`csv_header`].
     Csv,
@@ -73,9 +73,12 @@ pub fn export(comparison: &Comparison, format: Format, width: Option<usize>) -> 
 }
 
 pub use csv::csv_header;
+pub(crate) use table::{RULE, STYLE, wrapped};
 
 #[cfg(test)]
 mod snapshots;
+#[cfg(test)]
+mod snapshots_precision;
 
 #[cfg(test)]
 mod tests {

@@ -5,12 +5,14 @@ use comfy_table::{
 };
 
 use super::super::comparison::Comparison;
-use super::super::grid::{Column, Grid, on_one_line};
+use super::super::grid::{Grid, Text, on_one_line};
+use super::super::matrix::Matrix;
 
 /// Only a rule under the headings; those above and below are drawn here, without comfy-table's gaps between columns.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill(RULE));
+pub(crate) const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill(RULE));
 
-const RULE: char = '─';
+/// What rules are drawn with.
+pub(crate) const RULE: char = '─';
 
 /// Spaces left and right of a cell.
 const PADDING: usize = 2;
@@ -18,7 +20,13 @@ const PADDING: usize = 2;
 pub(super) fn export(comparison: &Comparison, width: Option<usize>) -> String {
     let mut grid = Grid::new(comparison);
     let left_out = width.map_or_else(Vec::new, |width| shrink(&mut grid, width));
-    let mut text = render(&grid, width);
+    let mut text = render(&grid.text, width);
+    if let Some(matrix) = Matrix::new(comparison) {
+        text += &format!("\n{}", wrapped(&matrix.caption, width));
+        for panel in panels(matrix.text, width) {
+            text += &format!("{}\n", render(&panel, width));
+        }
+    }
     for note in &comparison.notes {
         text += &wrapped(&note.to_string(), width);
     }
@@ -32,45 +40,65 @@ pub(super) fn export(comparison: &Comparison, width: Option<usize>) -> String {
 /// Drops columns until the table fits into `width`, or only essential ones are left; returns their headings.
 fn shrink(grid: &mut Grid, width: usize) -> Vec<String> {
     let mut left_out = Vec::new();
-    while natural_width(grid) > width {
+    while natural_width(&grid.text) > width {
         let expendable =
             grid.columns.iter().enumerate().filter_map(|(i, column)| Some((column.expendable()?, i)));
         let Some((_, column)) = expendable.min() else { break };
-        left_out.push(on_one_line(&grid.headings[column]));
+        left_out.push(on_one_line(&grid.text.headings[column]));
         grid.remove(column);
     }
     left_out
 }
 
-fn natural_width(grid: &Grid) -> usize {
-    (0..grid.columns.len()).map(|i| content_width(grid, i) + PADDING).sum()
-}
-
-fn content_width(grid: &Grid, column: usize) -> usize {
-    let cells = grid.rows.iter().map(|row| row[column].as_str());
-    cells.chain(grid.headings[column].lines()).map(|text| text.chars().count()).max().unwrap_or(0)
-}
-
-fn render(grid: &Grid, width: Option<usize>) -> String {
-    let cell = |(text, column): (&String, &Column)| {
-        Cell::new(text).set_alignment(if column.is_label() {
-            CellAlignment::Left
+/// Splits a table that is too wide into several, one below the other, each with the labels.
+fn panels(text: Text, width: Option<usize>) -> Vec<Text> {
+    let columns = 0..text.headings.len();
+    let mut chosen: Vec<Vec<usize>> = vec![vec![0]];
+    let natural =
+        |columns: &[usize]| columns.iter().map(|&i| content_width(&text, i) + PADDING).sum::<usize>();
+    for column in columns.skip(1) {
+        let with_it = [chosen[chosen.len() - 1].as_slice(), &[column]].concat();
+        let fits = width.is_none_or(|width| natural(&with_it) <= width);
+        if fits || with_it.len() == 2 {
+            chosen.pop();
+            chosen.push(with_it);
         } else {
-            CellAlignment::Right
-        })
+            chosen.push(vec![0, column]);
+        }
+    }
+    let pick = |row: &[String], columns: &[usize]| columns.iter().map(|&i| row[i].clone()).collect();
+    let panel = |columns: &Vec<usize>| Text {
+        headings: pick(&text.headings, columns),
+        rows: text.rows.iter().map(|row| pick(row, columns)).collect(),
     };
-    let cells = |row: &[String]| row.iter().zip(&grid.columns).map(cell).collect::<Vec<_>>();
+    chosen.iter().map(panel).collect()
+}
+
+fn natural_width(text: &Text) -> usize {
+    (0..text.headings.len()).map(|i| content_width(text, i) + PADDING).sum()
+}
+
+fn content_width(text: &Text, column: usize) -> usize {
+    let cells = text.rows.iter().map(|row| row[column].as_str());
+    cells.chain(text.headings[column].lines()).map(|text| text.chars().count()).max().unwrap_or(0)
+}
+
+fn render(text: &Text, width: Option<usize>) -> String {
+    let cell = |(i, text): (usize, &String)| {
+        Cell::new(text).set_alignment(if i == 0 { CellAlignment::Left } else { CellAlignment::Right })
+    };
+    let cells = |row: &[String]| row.iter().enumerate().map(cell).collect::<Vec<_>>();
     let mut table = Table::new();
-    table.force_no_tty().load_style(STYLE).set_header(cells(&grid.headings));
-    for row in &grid.rows {
+    table.force_no_tty().load_style(STYLE).set_header(cells(&text.headings));
+    for row in &text.rows {
         table.add_row(cells(row));
     }
-    if let Some(width) = width.filter(|&width| natural_width(grid) > width) {
+    if let Some(width) = width.filter(|&width| natural_width(text) > width) {
         // Essential columns alone are still too wide: let labels wrap, and nothing else.
         table
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(u16::try_from(width).unwrap_or(u16::MAX));
-        let words = grid.rows.iter().flat_map(|row| row[0].split(' ')).map(|word| word.chars().count());
+        let words = text.rows.iter().flat_map(|row| row[0].split(' ')).map(|word| word.chars().count());
         let longest = u16::try_from(words.max().unwrap_or(0) + PADDING).unwrap_or(u16::MAX);
         for (i, column) in table.column_iter_mut().enumerate() {
             column.set_constraint(match i {
@@ -85,7 +113,7 @@ fn render(grid: &Grid, width: Option<usize>) -> String {
 }
 
 /// Breaks `text` at spaces into lines of at most `width` characters, indented after the first.
-fn wrapped(text: &str, width: Option<usize>) -> String {
+pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let width = width.unwrap_or(usize::MAX);
     let (mut lines, mut line) = (String::new(), String::new());
     for word in text.split(' ') {
