@@ -76,7 +76,9 @@ fn every_precision_trains_says_so_and_reports_its_health() {
         assert_eq!(health.is_empty(), preset == "fp32", "{preset}");
         for row in &health {
             assert!(row["sqnr_db_min"].as_f64().is_none_or(|db| db > 3.0), "{preset}: {row}");
-            assert!(row["saturated_max"].as_f64().expect("a share") < 0.05, "{preset}: {row}");
+            // Beyond their mean magnitude ternary weights saturate by design.
+            let most = if row["format"] == "ternary" { 0.6 } else { 0.05 };
+            assert!(row["saturated_max"].as_f64().expect("a share") < most, "{preset}: {row}");
         }
         let rows = sandbox.metrics(preset, "health");
         let steps: std::collections::BTreeSet<u64> =

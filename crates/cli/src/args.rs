@@ -88,6 +88,8 @@ pub enum Verb {
     Config(verbs::config::Config),
     Data(verbs::data::Data),
     Variants(verbs::variants::Variants),
+    Formats(verbs::formats::Formats),
+    Quantize(verbs::quantize::Quantize),
 }
 
 impl Verb {
@@ -105,6 +107,8 @@ impl Verb {
             Self::Config(verb) => verb.run(),
             Self::Data(verb) => verb.run(),
             Self::Variants(verb) => verb.run(),
+            Self::Formats(verb) => verb.run(),
+            Self::Quantize(verb) => verb.run(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use lm_train::config::ConfigError;
 use serde::Serialize;
 
@@ -31,6 +32,14 @@ pub fn print(text: &str) -> Result<()> {
 /// As [`print()`].
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(value)?)
+}
+
+/// A table with a rule under its headings and nothing else.
+pub fn plain_table(header: &[&str]) -> Table {
+    const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
 }
 
 /// A line on standard error; a closed standard error is nobody's problem.

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use candle_core::{D, DType, Device, Result, Shape, Tensor, Var};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use common::{activations, values};
-use ffn_variants::{Activation, Ffn, FfnConfig, FfnInit, FfnKind, FfnPreset, Linear};
+use ffn_variants::precision::LinearRole;
+use ffn_variants::{Activation, Ffn, FfnConfig, FfnInit, FfnKind, FfnPreset, Linear, Precision};
 use kernels::Kernels;
 
-const INIT: FfnInit = FfnInit { std: 0.4, down_std: 0.1 };
+const INIT: FfnInit = FfnInit { std: 0.4, down_std: 0.1, norm_eps: 1e-5 };
 
 /// Parameters by name, with the initialisation that was asked for.
 type Parameters = BTreeMap<String, (Var, Init)>;
@@ -62,7 +63,7 @@ fn config(kind: FfnKind) -> FfnConfig {
 fn build(config: &FfnConfig, kernels: Kernels, dtype: DType) -> Result<(Ffn, Parameters)> {
     let backend = KeyedParameters::default();
     let vb = VarBuilder::from_backend(Box::new(backend.clone()), dtype, Device::Cpu);
-    let ffn = Ffn::new(config, vb, kernels, INIT)?;
+    let ffn = Ffn::new(config, vb, kernels, INIT, &Precision::full())?;
     let parameters = backend.0.lock().unwrap().clone();
     Ok((ffn, parameters))
 }
@@ -244,7 +245,7 @@ fn relu_squared_is_reglu_with_tied_weights() -> Result<()> {
 fn a_linear_layer_can_share_a_weight() -> Result<()> {
     let weight = noise("shared", (7, 12))?.to_dtype(DType::F32)?;
     for kernels in Kernels::ALL {
-        let linear = Linear::from_weight(weight.clone(), kernels);
+        let linear = Linear::from_weight(weight.clone(), "linear", kernels, &Precision::full(), LinearRole::Head);
         let y = linear.forward(&input(DType::F32)?)?;
         let want = input(DType::F32)?.reshape((10, 12))?.matmul(&linear.weight().t()?)?;
         assert_eq!(y.dims(), [2, 5, 7]);

@@ -30,6 +30,8 @@ pub struct LoadedRun {
     pub params: ParamStore,
     /// The model without gradients.
     pub model: Transformer,
+    /// What it is computed in.
+    pub precision: Precision,
     /// What the run came to, if it has ended.
     pub summary: Option<Summary>,
     /// Where the tensors live.
@@ -91,7 +93,7 @@ impl LoadedRun {
         }
         let step = checkpoint.state.step;
         let (path, device) = (path.to_owned(), device.clone());
-        Ok(Self { path, config, tokenizer, vocab_size, step, params, model, summary, device })
+        Ok(Self { path, config, tokenizer, vocab_size, step, params, model, precision, summary, device })
     }
 
     /// The tokenizer, for work that needs text.

@@ -60,9 +60,10 @@ pub fn alignment(params: &ParamStore) -> Result<Vec<(String, Vec<f64>)>> {
     let mut layers = Vec::new();
     for gate in vars.iter().filter(|param| param.name.ends_with("mlp.gate_proj.weight")) {
         let up = find(&vars, &gate.name.replace("gate_proj", "up_proj"))?;
-        let cosines = rows(gate)?.iter().zip(rows(&up)?).map(|(gate, up)| {
-            let dot: f64 = gate.iter().zip(&up).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            let lengths = norm(gate) * norm(&up);
+        let (gate_rows, up_rows) = (rows(gate)?, rows(&up)?);
+        let cosines = gate_rows.iter().zip(&up_rows).map(|(gate, up)| {
+            let dot: f64 = gate.iter().zip(up).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let lengths = norm(gate) * norm(up);
             if lengths > 0.0 { (dot / lengths).abs().min(1.0) } else { 0.0 }
         });
         layers.push((gate.name.trim_end_matches(".gate_proj.weight").to_owned(), cosines.collect()));

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor};
 use common::{set_weights, stream};
+use ffn_variants::Precision;
 use kernels::Kernels;
 use lm_train::config::{ConfigSource, RunConfig};
 use lm_train::hf_export::export_hf;
@@ -28,9 +29,10 @@ fn config(preset: &str, d_ff: u64, tied: bool) -> RunConfig {
 
 fn run(config: RunConfig, kernels: Kernels) -> LoadedRun {
     let params = ParamStore::new(0, DType::F32, &Device::Cpu);
-    Transformer::new(&config.model, VOCAB, params.builder(), kernels).unwrap();
+    let precision = Precision::full();
+    Transformer::new(&config.model, VOCAB, params.builder(), kernels, &precision).unwrap();
     set_weights(&params);
-    let model = Transformer::new(&config.model, VOCAB, params.detached_builder(), kernels).unwrap();
+    let model = Transformer::new(&config.model, VOCAB, params.detached_builder(), kernels, &precision).unwrap();
     LoadedRun {
         path: "golden".into(),
         config,
@@ -39,6 +41,7 @@ fn run(config: RunConfig, kernels: Kernels) -> LoadedRun {
         step: 0,
         params,
         model,
+        precision,
         summary: None,
         device: Device::Cpu,
     }

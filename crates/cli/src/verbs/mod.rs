@@ -7,6 +7,8 @@ pub mod data;
 pub mod diverge;
 pub mod eval;
 pub mod export;
+pub mod formats;
+pub mod quantize;
 pub mod reproduce;
 pub mod sample;
 pub mod sweep;

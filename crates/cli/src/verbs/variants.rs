@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, Table};
 use ffn_variants::{Activation, FfnPreset, FfnSection};
 use serde::Serialize;
 
-use crate::output::{print, print_json};
+use crate::output::{plain_table, print, print_json};
 
 /// List every feed-forward variant and activation: formula, width, parameters, FLOPs, source
 #[derive(Debug, Args)]
@@ -78,17 +78,8 @@ impl Variants {
     }
 }
 
-/// A rule under the headings and nothing else.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─'));
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
-    table
-}
-
 fn ffn_table(rows: &[FfnRow]) -> Table {
-    let mut table = table(&["preset", "formula", "d_ff", "parameters", "FLOPs/token", "source"]);
+    let mut table = plain_table(&["preset", "formula", "d_ff", "parameters", "FLOPs/token", "source"]);
     for row in rows {
         let (d_ff, params, flops) =
             (row.d_ff.to_string(), row.params.to_string(), row.flops_per_token.to_string());
@@ -101,7 +92,7 @@ fn ffn_table(rows: &[FfnRow]) -> Table {
 }
 
 fn activation_table(rows: &[ActivationRow]) -> Table {
-    let mut table = table(&["activation", "formula", "source"]);
+    let mut table = plain_table(&["activation", "formula", "source"]);
     for row in rows {
         table.add_row([row.name, &row.formula, row.source]);
     }

@@ -278,6 +278,15 @@ impl OperandSection {
         *self == Self::default()
     }
 
+    /// The operand that the section describes on its own.
+    ///
+    /// # Errors
+    /// Keys that have no effect.
+    pub fn resolve(&self) -> Result<QuantSpec, RecipeError> {
+        let format = self.format.unwrap_or(NumericFormat::Fp32);
+        self.over("format", QuantSpec::unscaled(format))
+    }
+
     /// `base` with what the section changes.
     fn over(&self, key: &'static str, base: QuantSpec) -> Result<QuantSpec, RecipeError> {
         let format = self.format.unwrap_or(base.format);

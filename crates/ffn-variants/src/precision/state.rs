@@ -226,7 +226,7 @@ impl Observer for LayerObserver {
                 format: spec.format,
                 health: Health::default(),
             });
-            entry.health.merge(&seen);
+            entry.health = entry.health.merge(&seen);
         }
     }
 }

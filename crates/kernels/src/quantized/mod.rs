@@ -238,11 +238,14 @@ impl Op {
             }
         }
         let key = self.how.observer.key(role) ^ contraction_key(contraction);
-        let quantise = match self.kernels {
-            Kernels::Reference => numerics::reference::quantize,
-            Kernels::Portable => numerics::quantize,
+        let operand = match self.kernels {
+            Kernels::Reference => {
+                numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
+                    .map(|encoded| encoded.operand)
+            }
+            Kernels::Portable => numerics::quantize(values, rows, cols, contraction, &spec, key, scale),
         };
-        quantise(values, rows, cols, contraction, &spec, key, scale).map_err(candle_core::Error::wrap)
+        operand.map_err(candle_core::Error::wrap)
     }
 
     /// The operand of a backward product that sums over the rows of `matrix`, made again where it has to be. `factors`

@@ -60,8 +60,9 @@ fn recipes() -> Vec<(&'static str, [QuantSpec; 3])> {
     ]
 }
 
-const N: usize = 64;
-const D_IN: usize = 96;
+/// All three products sum over 32 terms.
+const N: usize = 32;
+const D_IN: usize = 32;
 const D_OUT: usize = 32;
 
 fn how([input, weight, grad]: [QuantSpec; 3], observer: Arc<Listener>) -> QuantizedLinear {
@@ -81,8 +82,9 @@ fn decoded(x: &Tensor, contraction: Contraction, spec: &QuantSpec, role: Role) -
     let delayed = matches!(spec.scaling, Scaling::Delayed { .. });
     let spec = if delayed { QuantSpec { scaling: Scaling::Tensor, ..*spec } } else { *spec };
     let key = Listener::default().key(role) ^ contraction_key(contraction);
-    let operand = numerics::reference::quantize(&values, rows, cols, contraction, &spec, key, None)
-        .map_err(candle_core::Error::wrap)?;
+    let operand = numerics::encode_matrix(&values, rows, cols, contraction, &spec, key, None)
+        .map_err(candle_core::Error::wrap)?
+        .operand;
     let (lines, steps) = (contraction.lines(rows, cols), contraction.length(rows, cols));
     let at = |line: usize, step: usize| {
         let index = match contraction {
@@ -121,18 +123,20 @@ fn for_backward(x: &Tensor, [operand, grad]: [&QuantSpec; 2], role: Role) -> Res
     Ok(transposed(forward.into_iter().map(|row| row.into_iter().map(rounded).collect()).collect()))
 }
 
-/// `got` against a bᵀ in f64: within one ulp of f32 at the magnitude of the sum of the terms' magnitudes, which is where
-/// sums in f32 are rounded.
+/// `got` against a bᵀ in f64: within one ulp of f32, at the magnitude of the sum of the terms' magnitudes, per 16 terms.
+/// Sums in f32 cannot promise better: every addition may lose half an ulp of what has been summed so far, eight ulp over
+/// 16 terms.
 fn assert_product(name: &str, got: &Tensor, a: &[Vec<f64>], b: &[Vec<f64>]) -> Result<()> {
     let got = got.to_vec2::<f32>()?;
     assert_eq!((got.len(), got[0].len()), (a.len(), b.len()), "{name}");
+    let most = (a[0].len() as f64 / 16.0).max(1.0);
     for (i, row) in got.iter().enumerate() {
         for (j, got) in row.iter().enumerate() {
             let terms = || a[i].iter().zip(&b[j]).map(|(a, b)| a * b);
             let (exact, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
             let ulp = size.max(f64::from(f32::MIN_POSITIVE)).log2().floor().exp2() * 2f64.powi(-23);
             let error = (f64::from(*got) - exact).abs();
-            assert!(error <= ulp, "{name} [{i}, {j}]: {got}, exactly {exact}: {} ulp", error / ulp);
+            assert!(error <= most * ulp, "{name} [{i}, {j}]: {got}, exactly {exact}: {} ulp", error / ulp);
         }
     }
     Ok(())
@@ -140,8 +144,13 @@ fn assert_product(name: &str, got: &Tensor, a: &[Vec<f64>], b: &[Vec<f64>]) -> R
 
 #[test]
 fn products_are_those_of_the_decoded_codes() -> Result<()> {
-    let (x, w) = (values(1, (N, D_IN))?, values(2, (D_OUT, D_IN))?);
-    let dy = values(3, (N, D_OUT))?;
+    for [n, d_in, d_out] in [[N, D_IN, D_OUT], [64, 96, 32]] {
+        check_products(values(1, (n, d_in))?, values(2, (d_out, d_in))?, values(3, (n, d_out))?)?;
+    }
+    Ok(())
+}
+
+fn check_products(x: Tensor, w: Tensor, dy: Tensor) -> Result<()> {
     for (name, specs) in recipes() {
         let [input, weight, grad] = &specs;
         for kernels in Kernels::ALL {
@@ -206,10 +215,10 @@ fn smoothing_changes_no_bit_of_an_f32_product() -> Result<()> {
     Ok(())
 }
 
-/// One channel a thousand times larger than the others: with one scale per tensor the others drown, smoothed they do not.
+/// One channel a million times larger than the others: with one scale per tensor the others drown, smoothed they do not.
 #[test]
 fn smoothing_saves_small_channels_from_a_large_one() -> Result<()> {
-    let spike: Vec<f32> = (0..D_IN).map(|j| if j == 7 { 3000.0 } else { 1.0 }).collect();
+    let spike: Vec<f32> = (0..D_IN).map(|j| if j == 7 { 3e6 } else { 1.0 }).collect();
     let spike = Tensor::from_vec(spike, (1, D_IN), &candle_core::Device::Cpu)?;
     let x = random(1, (N, D_IN))?.broadcast_mul(&spike)?;
     let w = random(2, (D_OUT, D_IN))?.broadcast_div(&spike)?;

@@ -54,6 +54,9 @@ impl RunMaker {
             peak_rss_mb: 300.0,
             threads: 2,
             host: "somewhere".to_owned(),
+            skipped_steps: 0,
+            non_finite: 0,
+            health: Vec::new(),
         };
         let config = format!("seed = {seed}\nmodel.ffn.preset = '{ffn}'\noptim.eps = 1e-8\n");
         Self { config, summary }.loss(loss)

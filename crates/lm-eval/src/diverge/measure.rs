@@ -28,7 +28,7 @@ pub(super) fn next_batch(run: &LoadedRun, train: TokenStream) -> Result<Batch> {
 
 /// The run's model with gradients: the tensors of `run.params`, which `run.model` sees without.
 fn differentiable(run: &LoadedRun, kernels: Kernels) -> Result<Transformer> {
-    Ok(Transformer::new(&run.config.model, run.vocab_size, run.params.builder(), kernels)?)
+    Ok(Transformer::new(&run.config.model, run.vocab_size, run.params.builder(), kernels, &run.precision)?)
 }
 
 /// Gradient of the mean loss of a batch, without dropout, in the order of the model. Parts of the batch are

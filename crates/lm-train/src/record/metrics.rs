@@ -164,7 +164,17 @@ mod tests {
     use super::*;
 
     fn step(step: u64) -> Metric {
-        Metric::Step { step, tokens: step * 10, loss: Some(0.1), lr: 1e-3, grad_norm: None, wall_s: 1.5 }
+        Metric::Step {
+            step,
+            tokens: step * 10,
+            loss: Some(0.1),
+            lr: 1e-3,
+            grad_norm: None,
+            loss_scale: None,
+            skipped: false,
+            non_finite: 0,
+            wall_s: 1.5,
+        }
     }
 
     #[test]

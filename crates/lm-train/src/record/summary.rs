@@ -121,8 +121,3 @@ fn full_precision() -> String {
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
-
-/// What runs were computed in before there was a choice.
-fn full_precision() -> String {
-    "fp32".to_owned()
-}
