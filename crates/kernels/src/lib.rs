@@ -46,6 +46,7 @@ pub use cross_entropy::{cross_entropy, token_losses};
 pub use embedding::embedding;
 pub use grad_norm::grad_sq_norm;
 pub use linear::linear;
+pub use numerics::multiversion;
 pub use pointwise::{Pointwise, gated, ungated};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
