@@ -16,12 +16,14 @@ pub(crate) const MIN_AVERAGE: f32 = 1e-5;
 multiversion! {
     /// Σ |x| and the number of finite elements of a chunk.
     fn sum_abs(x: &[f32]) -> (f64, u64) {
-        let (mut sums, mut finite) = ([0.0f64; LANES], 0u64);
+        let (mut sums, mut counts) = ([0.0f64; LANES], [0u32; LANES]);
         let mut add = |x: &[f32; LANES]| {
             for lane in 0..LANES {
                 let a = x[lane].abs();
                 sums[lane] += f64::from(if a < f32::INFINITY { a } else { 0.0 });
-                finite += u64::from(a < f32::INFINITY);
+            }
+            for lane in 0..LANES {
+                counts[lane] += u32::from(x[lane].abs() < f32::INFINITY);
             }
         };
         let (blocks, rest) = x.as_chunks::<LANES>();
@@ -30,7 +32,7 @@ multiversion! {
         let mut last = [f32::NAN; LANES];
         last[..rest.len()].copy_from_slice(rest);
         add(&last);
-        (sums.iter().sum(), finite)
+        (sums.iter().sum(), counts.into_iter().map(u64::from).sum())
     }
 }
 

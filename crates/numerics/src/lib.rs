@@ -2,8 +2,26 @@
 //!
 //! The crate answers what a tensor becomes in a low-precision format: [`quantize`] gives the [`Operand`] that a
 //! matrix product multiplies, [`round_slice`] rounds tensors between operations, and [`health`] says what was
-//! lost. Everything exists twice: [`reference`] goes through codes, one element after another, and is the oracle;
+//! lost. Everything exists twice: [`mod@reference`] goes through codes, one element after another, and is the oracle;
 //! the rest runs at about the speed of memory and gives the same bits, on any processor and any number of threads.
+//!
+//! ```
+//! use numerics::{Contraction, NumericFormat, Overflow, QuantSpec, RoundingMode, ScaleKind, Scaling, health, quantize};
+//!
+//! let spec = QuantSpec {
+//!     format: NumericFormat::E4m3,
+//!     scaling: Scaling::Row,
+//!     scale: ScaleKind::Float,
+//!     rounding: RoundingMode::NearestEven,
+//!     overflow: Overflow::Saturate,
+//! };
+//! let x = [0.1, -0.2, 0.3, 4.0, 5.0, -6.0]; // two rows, each with a scale of its own
+//! let operand = quantize(&x, 2, 3, Contraction::Columns, &spec, 0, None)?;
+//! let back = operand.dequantize(2, 3, Contraction::Columns);
+//! assert!(x.iter().zip(&back).all(|(x, y)| (x - y).abs() <= x.abs() / 16.0));
+//! assert!(health(&x, 2, 3, Contraction::Columns, &spec, &operand).sqnr_db() > 24.0);
+//! # Ok::<(), numerics::QuantError>(())
+//! ```
 //!
 //! # Where the emulation idealises hardware
 //!

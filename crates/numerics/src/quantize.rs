@@ -119,7 +119,9 @@ impl BandScales {
     fn fill(&mut self, rule: &ScaleRule, amax: &[i32], kept: &mut [f32]) {
         tile_scales(rule, amax, kept, &mut self.tile_folds);
         spread(kept, &mut self.divisors);
-        spread(&self.tile_folds, &mut self.folds);
+        if rule.folds() {
+            spread(&self.tile_folds, &mut self.folds);
+        }
     }
 }
 

@@ -156,3 +156,29 @@ impl FromStr for Overflow {
         found.ok_or_else(|| UnknownName::new("overflow rule", name, Self::ALL.map(Self::name)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NumericFormat;
+
+    /// The ends of the range of thresholds, on the indices that draw them: with the smallest, all goes up but what
+    /// is less than 2^-24 of a step away; with the largest, nothing does.
+    #[test]
+    fn the_extreme_draws() {
+        let key = 9;
+        let bits = RandomBits::new(key);
+        let index_of =
+            |draw| (0..u32::MAX).find(|&index| bits.at(index) == draw).expect("a draw of 24 bits in 2^32");
+        let (smallest, largest) = (index_of(0), index_of((1 << 24) - 1));
+        assert_eq!([smallest, largest].map(|index| bits.threshold(index)), [STEP, 1.0]);
+        let round = |x: f64, index: u32| {
+            NumericFormat::Int8
+                .encode_at(x, Rounding::stochastic(key), index.into(), Overflow::Saturate)
+                .value
+        };
+        let step = f64::from(STEP);
+        assert_eq!([3.0, 3.0 + step / 2.0, 3.0 + step].map(|x| round(x, smallest)), [3.0, 3.0, 4.0]);
+        assert_eq!([4.0 - step, 4.0].map(|x| round(x, largest)), [3.0, 4.0]);
+    }
+}

@@ -67,6 +67,14 @@ impl ScaleRule {
         }
     }
 
+    /// Whether a part of the scale is multiplied back into the elements.
+    pub(crate) const fn folds(&self) -> bool {
+        match self {
+            Self::Unit | Self::Given(_) | Self::Amax { .. } => false,
+            Self::Mx { .. } | Self::Nvfp4 { .. } => true,
+        }
+    }
+
     /// The scale of a tile with this largest finite magnitude.
     pub(crate) fn scale(&self, amax: f32) -> Scale {
         match *self {

@@ -3,9 +3,7 @@
 //! Rust compiles for the oldest x86-64, four floats at a time. [`multiversion!`](crate::multiversion)
 //! compiles a function's body again for AVX2 (eight floats) and AVX-512 (sixteen). The loops are written so
 //! that the compiler can vectorise them, and nothing else differs: sums have a fixed number of partial sums
-//! and fused multiply-add is not asked for, so all versions give the same bits. (Fused, exp would take a
-//! third less time on its own and about a hundredth less of a training step, in which matrix products and
-//! memory dominate.)
+//! and fused multiply-add is not asked for, so all versions give the same bits.
 
 use std::sync::OnceLock;
 

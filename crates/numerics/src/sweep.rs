@@ -23,16 +23,31 @@ fn finite(bits: i32) -> i32 {
     if bits < INFINITY_BITS { bits } else { 0 }
 }
 
-/// The largest finite magnitude of a run, as bits, and how many elements are not finite.
+/// The largest finite magnitude of a run, as bits.
 #[inline(always)]
-fn run_amax(run: &[f32]) -> (i32, u32) {
-    let (mut amax, mut non_finite) = (0, 0);
-    for &x in run {
-        let bits = magnitude(x);
-        amax = amax.max(finite(bits));
-        non_finite += u32::from(bits >= INFINITY_BITS);
+fn run_amax(run: &[f32]) -> i32 {
+    run.iter().fold(0, |amax, &x| amax.max(finite(magnitude(x))))
+}
+
+/// The same for the short runs of NVFP4, halved by hand: the compiler would unroll the loop before it saw vectors.
+#[inline(always)]
+fn run_amax_16(run: &[f32; 16]) -> i32 {
+    let mut lanes = run.map(|x| finite(magnitude(x)));
+    let mut width = 8;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = lanes[lane].max(lanes[lane + width]);
+        }
+        width /= 2;
     }
-    (amax, non_finite)
+    lanes[0]
+}
+
+/// How many elements are not finite. A loop of its own: two sums in one loop over a short run would cost more.
+#[inline(always)]
+fn count_non_finite(row: &[f32]) -> u64 {
+    let count = row.iter().fold(0u32, |count, &x| count + u32::from(magnitude(x) >= INFINITY_BITS));
+    u64::from(count)
 }
 
 multiversion! {
@@ -41,24 +56,22 @@ multiversion! {
     pub(crate) fn sweep_amax(rows: &[f32], cols: usize, tile_cols: usize, amax: &mut [i32]) -> u64 {
         let mut non_finite = 0;
         for row in rows.chunks_exact(cols) {
-            if tile_cols == 1 {
-                let mut count = 0u32;
-                for (amax, &x) in amax.iter_mut().zip(row) {
-                    let bits = magnitude(x);
-                    *amax = (*amax).max(finite(bits));
-                    count += u32::from(bits >= INFINITY_BITS);
+            non_finite += count_non_finite(row);
+            match tile_cols {
+                1 => {
+                    for (amax, &x) in amax.iter_mut().zip(row) {
+                        *amax = (*amax).max(finite(magnitude(x)));
+                    }
                 }
-                non_finite += u64::from(count);
-            } else {
-                for (amax, run) in amax.iter_mut().zip(row.chunks_exact(tile_cols)) {
-                    // The usual blocks have a length that the compiler knows.
-                    let (largest, count) = match tile_cols {
-                        16 => run_amax(&run[..16]),
-                        32 => run_amax(&run[..32]),
-                        _ => run_amax(run),
-                    };
-                    *amax = (*amax).max(largest);
-                    non_finite += u64::from(count);
+                16 => {
+                    for (amax, run) in amax.iter_mut().zip(row.as_chunks::<16>().0) {
+                        *amax = (*amax).max(run_amax_16(run));
+                    }
+                }
+                _ => {
+                    for (amax, run) in amax.iter_mut().zip(row.chunks_exact(tile_cols)) {
+                        *amax = (*amax).max(run_amax(run));
+                    }
                 }
             }
         }
@@ -69,6 +82,7 @@ multiversion! {
     pub(crate) fn spread(tiles: &[f32], out: &mut [f32]) {
         let tile_cols = out.len() / tiles.len();
         match tile_cols {
+            1 => out.copy_from_slice(tiles),
             // The usual blocks, with a length that the compiler knows.
             16 => out.as_chunks_mut::<16>().0.iter_mut().zip(tiles).for_each(|(out, tile)| *out = [*tile; 16]),
             32 => out.as_chunks_mut::<32>().0.iter_mut().zip(tiles).for_each(|(out, tile)| *out = [*tile; 32]),
