@@ -197,6 +197,79 @@ fn an_outlier_batch_saturates_delayed_scaling_and_not_current_scaling() {
     assert!(planted.fold(1.0, f64::min) > 0.9, "planted channels are parallel: {alignment:?}");
 }
 
+/// A safetensors file of one f32 matrix, with an integer tensor beside it that is nobody's business.
+fn tensors(rows: usize, cols: usize) -> Vec<u8> {
+    let value = |i: usize| ((i * 7919 % 1000) as f32 - 500.0) / 37.0;
+    let matrix: Vec<u8> = (0..rows * cols).flat_map(|i| value(i).to_le_bytes()).collect();
+    let ids = [1u8, 2, 3];
+    let view = |dtype, shape, data| safetensors::tensor::TensorView::new(dtype, shape, data).expect("a view");
+    let views = [
+        ("w", view(safetensors::Dtype::F32, vec![rows, cols], &matrix)),
+        ("ids", view(safetensors::Dtype::U8, vec![3], &ids)),
+    ];
+    safetensors::serialize(views, None).expect("safetensors")
+}
+
+#[test]
+fn quantize_gives_values_codes_and_scales_that_fit_together() {
+    let sandbox = Sandbox::new();
+    let (rows, cols) = (4, 64);
+    sandbox.write("in.safetensors", tensors(rows, cols));
+    let files = ["--in", "in.safetensors", "--out", "out.safetensors", "--json"];
+    for (format, scaling, scales) in
+        [("e4m3", "row", 4), ("e4m3", "tensor", 1), ("int8", "row", 4), ("e2m1", "mx", 8), ("bf16", "none", 0)]
+    {
+        let mut args = vec!["quantize", format, "--scaling", scaling];
+        args.extend(files);
+        let report = sandbox.json(&args);
+        assert_eq!(report.as_array().map(Vec::len), Some(1), "integers are left out: {report}");
+        assert_eq!((&report[0]["tensor"], &report[0]["non_finite"]), (&"w".into(), &0.into()));
+        assert!(report[0]["sqnr_db"].as_f64().expect("noise") > 10.0, "{format}: {report}");
+        let bytes = std::fs::read(sandbox.path("out.safetensors")).expect("a file");
+        let out = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+        let f32s = |name: &str| -> Vec<f32> {
+            let data = out.tensor(name).expect(name).data().to_vec();
+            data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+        };
+        let values = f32s("w");
+        let codes = out.tensor("w.codes").expect("codes");
+        assert_eq!(codes.shape(), [rows, cols]);
+        assert_eq!(out.tensor("w.scales").map_or(0, |t| t.shape().iter().product::<usize>()), scales);
+        // The codes of e4m3, by the listing of the same program, times the scales give the values.
+        if (format, scaling) == ("e4m3", "row") {
+            let listing = sandbox.json(&["formats", "e4m3", "--json"]);
+            let scales = f32s("w.scales");
+            for (i, (code, value)) in codes.data().iter().zip(&values).enumerate() {
+                let listed = listing["codes"][*code as usize]["value"].as_str().expect("text");
+                let decoded: f32 = listed.parse().expect("a number");
+                assert_eq!(decoded * scales[i / cols], *value, "element {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quantize_refuses_what_makes_no_sense() {
+    let sandbox = Sandbox::new();
+    sandbox.write("in.safetensors", tensors(3, 33));
+    sandbox.write("text.safetensors", "no tensors");
+    let files = ["--in", "in.safetensors", "--out", "out.safetensors"];
+    let refuse = |args: &[&str]| {
+        let mut all = vec!["quantize"];
+        all.extend(args);
+        all.extend(files);
+        sandbox.fails(1, &all)
+    };
+    let ragged = refuse(&["e4m3", "--scaling", "mx"]);
+    assert!(ragged.contains("in.safetensors: w") && ragged.contains("33"), "{ragged}");
+    assert!(refuse(&["int4", "--scaling", "mx"]).contains("MX v1.0"));
+    assert!(refuse(&["e4m3", "--scaling", "tensor", "--block", "8"]).contains("block"));
+    assert!(refuse(&["e4m3", "--scaling", "delayed"]).contains("earlier tensors"));
+    let foreign = ["quantize", "e4m3", "--in", "text.safetensors", "--out", "o.safetensors"];
+    assert!(sandbox.fails(1, &foreign).contains("text.safetensors"));
+    assert!(!sandbox.path("out.safetensors").exists() && !sandbox.path("o.safetensors").exists());
+}
+
 #[test]
 fn moments_and_weights_are_stored_as_the_recipe_says() {
     let sandbox = sandbox();

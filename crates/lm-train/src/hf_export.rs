@@ -2,7 +2,8 @@
 //!
 //! A gated feed-forward block whose up branch is linear is Llama's (`LlamaForCausalLM`), an ungated one is Arcee's
 //! (`ArceeForCausalLM`, which has squared ReLU). The checkpoint already has their names and layouts, so export writes a
-//! description and copies tensors. A block that no stock class computes is refused.
+//! description and copies tensors. A block that no stock class computes is refused. What is exported are the stored
+//! weights; the precision in which a run was computed is not part of a Hugging Face model.
 
 use std::fs;
 use std::path::Path;
@@ -29,6 +30,14 @@ pub fn export_hf(run: &LoadedRun, out: &Path) -> Result<()> {
     let model = &run.config.model;
     let ffn = model.ffn.resolve(model.d_model)?;
     let target = target(&ffn.kind, &ffn.name())?;
+    let recipe = run.config.precision.resolve()?;
+    if recipe.sub_norm {
+        bail!(
+            "no stock Hugging Face class computes a run in {}: its norms before the output projections (SubLN) are not \
+             in Llama or Arcee",
+            recipe.name
+        );
+    }
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty; export into a new folder", out.display());
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor};
 use common::{set_weights, stream};
-use ffn_variants::Precision;
+use ffn_variants::{Precision, PrecisionPreset};
 use kernels::Kernels;
 use lm_train::config::{ConfigSource, RunConfig};
 use lm_train::hf_export::export_hf;
@@ -114,4 +114,8 @@ fn what_no_stock_class_computes_is_refused_with_the_reason() {
         assert!(error.to_string().contains(reason), "{error}");
         assert!(!out.exists(), "nothing is written for {preset}");
     }
+    let mut bitnet = run(config("swiglu", 43, false), Kernels::Portable);
+    bitnet.config.precision.preset = Some(PrecisionPreset::BitnetB158);
+    let error = export_hf(&bitnet, &folder.path().join("bitnet")).unwrap_err().to_string();
+    assert!(error.contains("bitnet_b158") && error.contains("SubLN"), "{error}");
 }

@@ -9,12 +9,14 @@
 //! them is computed in f32. Real hardware differs in the order of sums, in the width of its accumulators within a block of
 //! products, and in the last bit of elementary functions.
 
+mod operand;
 mod preset;
 mod recipe;
 mod section;
 mod state;
 
+pub use operand::{OperandSection, ScalingName};
 pub use preset::{PrecisionPreset, UnknownPrecision};
 pub use recipe::{LinearFormats, LinearRole, Recipe, RecipeError, Sizes};
-pub use section::{ActivationType, Component, LossScaling, OperandSection, PrecisionSection, ScalingName};
+pub use section::{ActivationType, Component, LossScaling, PrecisionSection};
 pub use state::{Precision, TensorHealth};
