@@ -7,8 +7,9 @@ use crate::scale::MIN_SCALE;
 
 /// The largest magnitudes of the last tensors in one place of a model, and the scale that follows from them.
 ///
-/// Transformer Engine's rule (its "max" algorithm): scale = max(history) 2^margin / largest value of the format.
-/// A new history has no scale: push the first tensor's own amax before its first use. It is part of a checkpoint.
+/// Transformer Engine's rule (its "max" algorithm): scale = max(history) 2^margin / largest value of the
+/// format. A new history has no scale: push the first tensor's own amax before its first use. It is part of a
+/// checkpoint.
 ///
 /// ```
 /// use numerics::{DelayedScale, NumericFormat};
@@ -35,8 +36,8 @@ impl DelayedScale {
         Self { history: Vec::new(), length: history.max(1), margin }
     }
 
-    /// Remembers a tensor's largest finite magnitude, and forgets the oldest. NaN and infinity are not remembered:
-    /// a broken step must not spoil the scale of the next thousand.
+    /// Remembers a tensor's largest finite magnitude, and forgets the oldest. NaN and infinity are not
+    /// remembered: a broken step must not spoil the scale of the next thousand.
     pub fn push(&mut self, amax: f32) {
         if !amax.is_finite() {
             return;

@@ -8,8 +8,8 @@ use crate::rounding::{Overflow, RandomBits, Rounding, RoundingMode};
 pub struct Encoded {
     /// The code, in the lowest [`bits`](NumericFormat::bits) bits.
     pub code: u32,
-    /// What stands for the number in further arithmetic: the code's value, except that NaN stays NaN in formats
-    /// without a code for it (whose code is then 0).
+    /// What stands for the number in further arithmetic: the code's value, except that NaN stays NaN in
+    /// formats without a code for it (whose code is then 0).
     pub value: f32,
 }
 
@@ -22,7 +22,8 @@ enum Magnitude {
 }
 
 impl NumericFormat {
-    /// Rounds `x` to this format, as element 0 of its stream of random bits (see [`encode_at`](Self::encode_at)).
+    /// Rounds `x` to this format, as element 0 of its stream of random bits (see
+    /// [`encode_at`](Self::encode_at)).
     ///
     /// ```
     /// use numerics::{NumericFormat, Overflow, Rounding};
@@ -35,9 +36,9 @@ impl NumericFormat {
 
     /// Rounds `x`, whose random bits (in stochastic rounding) are those of `(rounding.key, index)`.
     ///
-    /// E8M0 has neither sign nor zero: negative numbers become NaN, and zero and what lies below 2^-127 become
-    /// 2^-127. Rounding acts on the value: 1.5 2^e is half-way, and as no significand of one bit is even, the
-    /// larger neighbour is taken (IEEE 754-2019, 4.3.1).
+    /// E8M0 has neither sign nor zero: negative numbers become NaN, and zero and what lies below 2^-127
+    /// become 2^-127. Rounding acts on the value: 1.5 2^e is half-way, and as no significand of one bit is
+    /// even, the larger neighbour is taken (IEEE 754-2019, 4.3.1).
     pub fn encode_at(self, x: impl Into<f64>, rounding: Rounding, index: u64, overflow: Overflow) -> Encoded {
         let x: f64 = x.into();
         let spec = self.spec();
@@ -82,7 +83,8 @@ impl NumericFormat {
         Encoded { code, value: f32::NAN }
     }
 
-    /// Rounds a finite `a >= 0`. All arithmetic is exact: scaling by powers of two, and splitting off an integer.
+    /// Rounds a finite `a >= 0`. All arithmetic is exact: scaling by powers of two, and splitting off an
+    /// integer.
     fn round_magnitude(self, a: f64, rounding: Rounding, index: u64) -> Magnitude {
         let spec = self.spec();
         // Numbers below the smallest normal `f64` count as 2^-1023, which is below every `min_exponent`.
@@ -96,8 +98,9 @@ impl NumericFormat {
         let mantissa_bits = spec.mantissa_bits as i32;
         let steps = a * pow2(mantissa_bits - exponent);
         let lower = steps.floor();
-        // Codes of consecutive magnitudes are consecutive: each binade above the lowest adds 2^mantissa_bits, and
-        // the implicit one in `lower` accounts for the first. E8M0 has no zero, so its first code is one less.
+        // Codes of consecutive magnitudes are consecutive: each binade above the lowest adds 2^mantissa_bits,
+        // and the implicit one in `lower` accounts for the first. E8M0 has no zero, so its first code is one
+        // less.
         let binades = ((exponent - spec.min_exponent) as u32) << spec.mantissa_bits;
         let no_zero = u32::from(spec.layout == Layout::Exponent);
         let code = binades + lower as u32 - no_zero;
@@ -106,8 +109,8 @@ impl NumericFormat {
     }
 }
 
-/// Whether a magnitude at `fraction` of the way from its lower neighbour to the next is rounded up. `odd`: whether the
-/// lower neighbour's significand is.
+/// Whether a magnitude at `fraction` of the way from its lower neighbour to the next is rounded up. `odd`:
+/// whether the lower neighbour's significand is.
 fn away_from_zero(fraction: f64, odd: bool, rounding: Rounding, index: u64) -> bool {
     match rounding.mode {
         RoundingMode::NearestEven => fraction > 0.5 || (fraction == 0.5 && odd),

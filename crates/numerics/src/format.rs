@@ -35,7 +35,8 @@ pub enum NumericFormat {
     E2m1,
     /// OCP scale format E8M0: 2^(code - 127), code 255 is NaN; no sign and no zero.
     E8m0,
-    /// Symmetric 8-bit integer, -127 to 127, in two's complement. Code 128 decodes to -128 and is never produced.
+    /// Symmetric 8-bit integer, -127 to 127, in two's complement. Code 128 decodes to -128 and is never
+    /// produced.
     Int8,
     /// Symmetric 4-bit integer, -7 to 7, in two's complement. Code 8 decodes to -8 and is never produced.
     Int4,
@@ -225,7 +226,8 @@ impl NumericFormat {
         }
     }
 
-    /// The smallest positive number: the step below [`min_normal`](Self::min_normal). E8M0 has no subnormal numbers.
+    /// The smallest positive number: the step below [`min_normal`](Self::min_normal). E8M0 has no subnormal
+    /// numbers.
     pub fn min_positive(self) -> f32 {
         pow2(self.spec().min_exponent - self.spec().mantissa_bits as i32) as f32
     }

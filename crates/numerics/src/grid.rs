@@ -1,4 +1,5 @@
-//! Rounding to a format in plain `f32` and integer operations, without branches, so that loops over it vectorise.
+//! Rounding to a format in plain `f32` and integer operations, without branches, so that loops over it
+//! vectorise.
 
 use crate::format::{Layout, NumericFormat, Specials};
 use crate::rounding::{Overflow, RandomBits, RoundingMode};
@@ -90,7 +91,8 @@ impl Short {
 impl Round for Short {
     #[inline(always)]
     fn nearest(self, _: f32, quotient: f32) -> f32 {
-        // Half a step less one, and one more if the kept part is odd: a tie then carries only from odd to even.
+        // Half a step less one, and one more if the kept part is odd: a tie then carries only from odd to
+        // even.
         self.add_and_drop(quotient, |magnitude| (self.mask >> 1) + ((magnitude >> self.shift) & self.odd))
     }
 
@@ -101,8 +103,8 @@ impl Round for Short {
 
     #[inline(always)]
     fn stochastic(self, _: f32, quotient: f32, bits: RandomBits, index: u32) -> f32 {
-        // Carries if the dropped bits exceed the highest `shift` of the 24 random bits: dropped / 2^shift is at
-        // least (random + 1) / 2^24 exactly then.
+        // Carries if the dropped bits exceed the highest `shift` of the 24 random bits: dropped / 2^shift is
+        // at least (random + 1) / 2^24 exactly then.
         let random = (bits.at(index) >> (24 - self.shift)) as i32;
         self.add_and_drop(quotient, |_| self.mask ^ random)
     }
@@ -157,8 +159,8 @@ fn step(magic: f32) -> f32 {
     f32::from_bits(magic.to_bits().wrapping_sub(23 << 23))
 }
 
-/// The multiple of the step nearest to `magnitude`: at 2^23 steps an `f32` has no room for fractions of a step,
-/// so the addition rounds to a multiple, half to even, and the subtraction is exact.
+/// The multiple of the step nearest to `magnitude`: at 2^23 steps an `f32` has no room for fractions of a
+/// step, so the addition rounds to a multiple, half to even, and the subtraction is exact.
 #[inline(always)]
 fn nearest(magnitude: f32, magic: f32) -> f32 {
     (magnitude + magic) - magic
@@ -195,8 +197,8 @@ impl Round for Narrow {
 
 /// Runs `body` with `round` bound to the rounding of this grid, (number, quotient, index) -> element.
 ///
-/// The mode and the kind of grid are decided here once, outside of the loop that `body` is expected to be; each
-/// arm compiles a loop of its own.
+/// The mode and the kind of grid are decided here once, outside of the loop that `body` is expected to be;
+/// each arm compiles a loop of its own.
 macro_rules! with_rounding {
     ($grid:expr, $rounding:expr, |$round:ident| $body:expr) => {{
         use $crate::grid::{Grid, Round};

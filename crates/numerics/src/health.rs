@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::operand::{Operand, OuterScale};
 use crate::scale::{ScaleRule, VANISHING};
-use crate::scaling::{Contraction, QuantSpec, Scaling};
+use crate::scaling::{Contraction, QuantSpec};
 use crate::sweep::sweep_amax;
 
 /// Counts and sums over the elements of one or more quantised tensors.
@@ -49,8 +49,8 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Signal to quantisation noise, 10 log10(signal / noise), in decibels. Infinite without noise, NaN without
-    /// signal and noise.
+    /// Signal to quantisation noise, 10 log10(signal / noise), in decibels. Infinite without noise, NaN
+    /// without signal and noise.
     pub fn sqnr_db(&self) -> f64 {
         10.0 * (self.signal_sq / self.noise_sq).log10()
     }
@@ -91,8 +91,8 @@ impl Health {
     }
 }
 
-/// Compares a tensor with its [`Operand`]; the arguments are those that the operand was made with. Does not depend
-/// on the number of threads.
+/// Compares a tensor with its [`Operand`]; the arguments are those that the operand was made with. Does not
+/// depend on the number of threads.
 ///
 /// # Panics
 ///
@@ -135,13 +135,12 @@ struct FoldedScales {
 
 impl FoldedScales {
     fn of_band(x: &[f32], cols: usize, tile_cols: usize, spec: &QuantSpec, operand: &Operand) -> Self {
-        let tensor_scale = match (&operand.outer, spec.scaling) {
-            (OuterScale::Uniform(scale), Scaling::Mx | Scaling::Nvfp4 | Scaling::Nvfp4Weight) => *scale,
-            (OuterScale::Uniform(_) | OuterScale::PerLine(_) | OuterScale::PerBlock { .. }, _) => {
-                return Self { divisors: None, tile_cols };
-            }
-        };
+        let none = Self { divisors: None, tile_cols };
+        let OuterScale::Uniform(tensor_scale) = operand.outer else { return none };
         let rule = ScaleRule::new(spec, tensor_scale);
+        if !rule.folds() {
+            return none;
+        }
         let mut amax = vec![0; cols / tile_cols];
         sweep_amax(x, cols, tile_cols, &mut amax);
         let divisors = amax.iter().map(|&amax| rule.scale(f32::from_bits(amax as u32)).divisor).collect();

@@ -1,9 +1,10 @@
 //! Number formats, rounding and scaled quantisation, bit for bit, in plain Rust.
 //!
-//! The crate answers what a tensor becomes in a low-precision format: [`quantize`] gives the [`Operand`] that a
-//! matrix product multiplies, [`round_slice`] rounds tensors between operations, and [`health`] says what was
-//! lost. Everything exists twice: [`mod@reference`] goes through codes, one element after another, and is the oracle;
-//! the rest runs at about the speed of memory and gives the same bits, on any processor and any number of threads.
+//! The crate answers what a tensor becomes in a low-precision format: [`quantize`] gives the [`Operand`] that
+//! a matrix product multiplies, [`round_slice`] rounds tensors between operations, and [`health`] says what
+//! was lost. Everything exists twice: [`mod@reference`] goes through codes, one element after another, and is
+//! the oracle; the rest runs at about the speed of memory and gives the same bits, on any processor and any
+//! number of threads.
 //!
 //! ```
 //! use numerics::{Contraction, NumericFormat, Overflow, QuantSpec, RoundingMode, ScaleKind, Scaling, health, quantize};
@@ -28,10 +29,10 @@
 //! - Products of quantised operands are meant to be summed in `f32`, exactly as written. Tensor cores sum in
 //!   formats of their own: on Hopper FP8 products are aligned and truncated to about 14 bits before they are
 //!   added (DeepSeek-V3 report, section 3.3.2), which costs accuracy that is not seen here.
-//! - Elements are divided by their scale with one correctly rounded division. Hardware recipes usually multiply by
-//!   a rounded reciprocal, which now and then moves an element that lies next to a midpoint.
-//! - Block scales along the contraction are applied to exact partial sums; the scaled-MMA instructions of Blackwell
-//!   apply them inside their own accumulation, whose order and width are not published.
+//! - Elements are divided by their scale with one correctly rounded division. Hardware recipes usually
+//!   multiply by a rounded reciprocal, which now and then moves an element that lies next to a midpoint.
+//! - Block scales along the contraction are applied to exact partial sums; the scaled-MMA instructions of
+//!   Blackwell apply them inside their own accumulation, whose order and width are not published.
 //! - NVFP4's E4M3 block scale is rounded to nearest; a block's largest elements may then exceed 6 at their
 //!   scale by up to 1/16, and saturate.
 //! - Stochastic rounding has 24 random bits; Blackwell's conversion instructions use far fewer.

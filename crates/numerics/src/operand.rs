@@ -7,11 +7,11 @@ use crate::scaling::{Contraction, QuantSpec, Scaling};
 /// A quantised operand of a matrix product.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Operand {
-    /// What the product multiplies: elements times those scales that keep products exact (the E8M0 scales of MX,
-    /// the E4M3 block scales of NVFP4). Row-major, in the layout of the input. NaN elements are NaN.
+    /// What the product multiplies: elements times those scales that keep products exact (the E8M0 scales of
+    /// MX, the E4M3 block scales of NVFP4). Row-major, in the layout of the input. NaN elements are NaN.
     ///
-    /// Elements of at most 8 significant bits (all but fp16, tf32 and fp32) are exact in bf16 as well, and their
-    /// products in `f32`; folded MX scales below 2^-110 may take values below what bf16 holds.
+    /// Elements of at most 8 significant bits (all but fp16, tf32 and fp32) are exact in bf16 as well, and
+    /// their products in `f32`; folded MX scales below 2^-110 may take values below what bf16 holds.
     pub values: Vec<f32>,
     /// The rest of the scale, for the `f32` sums.
     pub outer: OuterScale,

@@ -14,8 +14,8 @@ use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale, tile_scales};
 use crate::scaling::{Contraction, QuantSpec, Scaling};
 use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_scaled, sweep_unscaled};
 
-/// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude and
-/// the rounding.
+/// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude
+/// and the rounding.
 const TASK: usize = 1 << 14;
 
 /// Bands of blocks up to this many elements are one task, both loops together; larger ones are cut.
@@ -47,14 +47,14 @@ impl QuantSpec {
 
 /// Quantises a row-major `[rows, cols]` matrix that a product sums over `contraction`.
 ///
-/// `key` names the random bits of stochastic rounding; the element at `row * cols + col` takes the bits of that
-/// index, whatever the contraction. `given_scale` is the scale of [`Scaling::Delayed`], from
+/// `key` names the random bits of stochastic rounding; the element at `row * cols + col` takes the bits of
+/// that index, whatever the contraction. `given_scale` is the scale of [`Scaling::Delayed`], from
 /// [`DelayedScale::scale`](crate::DelayedScale::scale); other scalings take none.
 ///
 /// # Errors
 ///
-/// What [`QuantSpec::check`] refuses, a slice of the wrong length, and a scale that is missing, superfluous or no
-/// scale.
+/// What [`QuantSpec::check`] refuses, a slice of the wrong length, and a scale that is missing, superfluous
+/// or no scale.
 pub fn quantize(
     x: &[f32],
     rows: usize,
@@ -69,8 +69,8 @@ pub fn quantize(
     Ok(scaled.quantize(given_scale))
 }
 
-/// Rounds each value to a format, without a scale, in place and in parallel. Element i takes the random bits of
-/// (`rounding.key`, i).
+/// Rounds each value to a format, without a scale, in place and in parallel. Element i takes the random bits
+/// of (`rounding.key`, i).
 pub fn round_slice(values: &mut [f32], format: NumericFormat, rounding: Rounding, overflow: Overflow) {
     let grid = Grid::new(format, rounding.mode, overflow);
     let tasks = values.par_chunks_mut(TASK).enumerate();
@@ -131,7 +131,8 @@ impl BandScales {
 fn written<R>(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> (Vec<f32>, R) {
     let mut values = Vec::with_capacity(len);
     let result = write(&mut values.spare_capacity_mut()[..len]);
-    // SAFETY: the callers in this module cut the whole slice into tasks, and the sweeps write all of their output.
+    // SAFETY: the callers in this module cut the whole slice into tasks, and the sweeps write all of their
+    // output.
     unsafe { values.set_len(len) };
     (values, result)
 }

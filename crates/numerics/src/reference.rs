@@ -1,5 +1,5 @@
-//! Quantisation written for reading: one element after another, through codes. The fast path must equal it bit
-//! for bit; `ffnlab` shows its codes.
+//! Quantisation written for reading: one element after another, through codes. The fast path must equal it
+//! bit for bit; `ffnlab` shows its codes.
 
 use crate::averages::{CHUNK, LANES, MIN_AVERAGE};
 use crate::check::QuantError;
@@ -25,11 +25,11 @@ pub enum StoredScales {
 /// A quantised matrix with its codes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedMatrix {
-    /// Codes of the elements, row-major, each in the lowest bits of its word. NaN has code 0 where the format has
-    /// no code for it.
+    /// Codes of the elements, row-major, each in the lowest bits of its word. NaN has code 0 where the format
+    /// has no code for it.
     pub codes: Vec<u32>,
-    /// Decoded elements, before any scale; NaN stays NaN. Those of MX int8 are in units of 1, where the standard
-    /// counts in units of 2^-6.
+    /// Decoded elements, before any scale; NaN stays NaN. Those of MX int8 are in units of 1, where the
+    /// standard counts in units of 2^-6.
     pub elements: Vec<f32>,
     /// The scales.
     pub scales: StoredScales,

@@ -65,9 +65,9 @@ impl Rounding {
 pub enum Overflow {
     /// They, and infinities, become the largest finite value.
     Saturate,
-    /// As IEEE 754 and the non-saturating mode of OCP FP8 have it: values that round beyond the largest finite
-    /// one become infinity, or NaN where the format has no infinity. Formats with neither saturate finite
-    /// values, and turn infinity into a NaN value.
+    /// As IEEE 754 and the non-saturating mode of OCP FP8 have it: values that round beyond the largest
+    /// finite one become infinity, or NaN where the format has no infinity. Formats with neither saturate
+    /// finite values, and turn infinity into a NaN value.
     Propagate,
 }
 
@@ -84,11 +84,11 @@ impl Overflow {
     }
 }
 
-/// The random bits of one key: a fixed integer hash of (key, index), so that nothing depends on threads, on the
-/// width of vectors, or on what was drawn before.
+/// The random bits of one key: a fixed integer hash of (key, index), so that nothing depends on threads, on
+/// the width of vectors, or on what was drawn before.
 ///
-/// The hash is lowbias32 (C. Wellons, "Prospecting for Hash Functions"), with half of the key added before it and
-/// half in its middle, so that different keys do not give shifted copies of one sequence. It wants 32-bit
+/// The hash is lowbias32 (C. Wellons, "Prospecting for Hash Functions"), with half of the key added before it
+/// and half in its middle, so that different keys do not give shifted copies of one sequence. It wants 32-bit
 /// multiplications only, which vectorise. Indices count modulo 2^32.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RandomBits {
@@ -118,8 +118,8 @@ impl RandomBits {
         (h ^ (h >> 16)) >> 8
     }
 
-    /// A uniform multiple of 2^-24 in (0, 1]. A value is rounded away from zero if its distance from the lower
-    /// neighbour, in steps, is at least this: never for distance 0.
+    /// A uniform multiple of 2^-24 in (0, 1]. A value is rounded away from zero if its distance from the
+    /// lower neighbour, in steps, is at least this: never for distance 0.
     #[inline(always)]
     pub(crate) fn threshold(self, index: u32) -> f32 {
         // Through `i32`, whose conversion is one vector instruction.
@@ -162,8 +162,8 @@ mod tests {
     use super::*;
     use crate::NumericFormat;
 
-    /// The ends of the range of thresholds, on the indices that draw them: with the smallest, all goes up but what
-    /// is less than 2^-24 of a step away; with the largest, nothing does.
+    /// The ends of the range of thresholds, on the indices that draw them: with the smallest, all goes up but
+    /// what is less than 2^-24 of a step away; with the largest, nothing does.
     #[test]
     fn the_extreme_draws() {
         let key = 9;

@@ -1,7 +1,7 @@
 //! From the largest magnitude to the scale: one rule per scaling.
 //!
-//! All of it is `f32` arithmetic with one rounding per operation. [`ScaleRule::scale`] takes one tile and goes
-//! through codes, for the reference; [`tile_scales`] takes many.
+//! All of it is `f32` arithmetic with one rounding per operation. [`ScaleRule::scale`] takes one tile and
+//! goes through codes, for the reference; [`tile_scales`] takes many.
 
 use crate::encode::Encoded;
 use crate::format::NumericFormat;
@@ -10,9 +10,9 @@ use crate::multiversion;
 use crate::rounding::{Overflow, Rounding, RoundingMode};
 use crate::scaling::{QuantSpec, ScaleKind, Scaling};
 
-/// 2^-100: fp32 scales are at least this. The product of such a scale with any element of any scaled format, or
-/// with any E4M3 block scale, is then a normal `f32`, so nothing loses bits to subnormal numbers; tensors whose
-/// values are all below about 2^-92 do not use the whole range of their format.
+/// 2^-100: fp32 scales are at least this. The product of such a scale with any element of any scaled format,
+/// or with any E4M3 block scale, is then a normal `f32`, so nothing loses bits to subnormal numbers; tensors
+/// whose values are all below about 2^-92 do not use the whole range of their format.
 pub(crate) const MIN_SCALE: f32 = f32::from_bits((127 - 100) << 23);
 
 /// Largest magnitude of an E4M3 block scale times an E2M1 element.
@@ -26,7 +26,8 @@ pub(crate) const VANISHING: f32 = f32::MAX;
 pub(crate) struct Scale {
     /// What elements are divided by. Never zero.
     pub divisor: f32,
-    /// The part of the scale that is multiplied back into the element at once, because it keeps products exact.
+    /// The part of the scale that is multiplied back into the element at once, because it keeps products
+    /// exact.
     pub fold: f32,
     /// The stored form: the code of an E8M0 or E4M3 scale, the bits of an `f32` one.
     pub code: u32,
@@ -57,8 +58,8 @@ impl ScaleRule {
             Scaling::Tensor | Scaling::Row | Scaling::Block { .. } | Scaling::Block2d { .. } => {
                 Self::Amax { max, kind: spec.scale }
             }
-            // MXINT8 elements are two's complement with six fractional bits (MX v1.0, section 5.3.4): the largest
-            // exponent is 0, and what counts in units of 1 here counts in units of 2^-6 there.
+            // MXINT8 elements are two's complement with six fractional bits (MX v1.0, section 5.3.4): the
+            // largest exponent is 0, and what counts in units of 1 here counts in units of 2^-6 there.
             Scaling::Mx if spec.format == NumericFormat::Int8 => {
                 Self::Mx { max_exponent: 0, fraction_bits: 6 }
             }
@@ -85,8 +86,8 @@ impl ScaleRule {
                 Scale { divisor: scale, fold: 1.0, code: scale.to_bits() }
             }
             Self::Mx { max_exponent, fraction_bits } => {
-                // The exponent field of a subnormal amax, or of 0, is 0: it counts as 2^-127, which is where the
-                // scale is clamped in any case. The largest field, 254, gives the largest code.
+                // The exponent field of a subnormal amax, or of 0, is 0: it counts as 2^-127, which is where
+                // the scale is clamped in any case. The largest field, 254, gives the largest code.
                 let code = ((amax.to_bits() >> 23) as i32 - max_exponent).max(0) as u32;
                 let unit = f32::from_bits((127 - fraction_bits as u32) << 23);
                 let scale = NumericFormat::E8m0.decode(code) * unit;
@@ -105,7 +106,8 @@ impl ScaleRule {
 }
 
 multiversion! {
-    /// [`ScaleRule::scale`] of many tiles, whose largest magnitudes are given as bits: the divisors and folds.
+    /// [`ScaleRule::scale`] of many tiles, whose largest magnitudes are given as bits: the divisors and
+    /// folds.
     pub(crate) fn tile_scales(rule: &ScaleRule, amax: &[i32], divisors: &mut [f32], folds: &mut [f32]) {
         let amax = amax.iter().map(|&bits| f32::from_bits(bits as u32));
         match *rule {
@@ -146,8 +148,9 @@ pub(crate) fn nvfp4_tensor_scale(amax: f32, kind: ScaleKind) -> f32 {
 
 /// The least scale at which `amax` does not exceed `max`, but for its bounds.
 ///
-/// amax / max is rounded to nearest; where that falls short, so that amax / scale would exceed max by an ulp, the
-/// next larger number is taken. Otherwise stochastic rounding could, if rarely, carry the largest element over.
+/// amax / max is rounded to nearest; where that falls short, so that amax / scale would exceed max by an ulp,
+/// the next larger number is taken. Otherwise stochastic rounding could, if rarely, carry the largest element
+/// over.
 #[inline(always)]
 fn amax_scale(amax: f32, max: f32, kind: ScaleKind) -> f32 {
     let quotient = amax / max;

@@ -23,8 +23,8 @@ pub enum Scaling {
     None,
     /// One scale for the tensor, from its own values: amax / max ("current scaling").
     Tensor,
-    /// One scale for the tensor, from earlier tensors: the caller keeps a [`DelayedScale`](crate::DelayedScale)
-    /// and gives the scale. Values that grew since then overflow.
+    /// One scale for the tensor, from earlier tensors: the caller keeps a
+    /// [`DelayedScale`](crate::DelayedScale) and gives the scale. Values that grew since then overflow.
     Delayed {
         /// How many tensors back the largest value is looked for; Transformer Engine's default is 1024.
         history: usize,
@@ -33,7 +33,8 @@ pub enum Scaling {
     },
     /// One scale per line: per row of a left operand, per column of a right one (see [`Contraction`]).
     Row,
-    /// One scale per run of `size` elements along the contraction, amax / max. DeepSeek-V3's activations: 128.
+    /// One scale per run of `size` elements along the contraction, amax / max. DeepSeek-V3's activations:
+    /// 128.
     Block {
         /// Elements per block.
         size: usize,
@@ -45,8 +46,8 @@ pub enum Scaling {
         /// Columns of a rectangle.
         cols: usize,
     },
-    /// OCP Microscaling: runs of 32 along the contraction share an E8M0 scale, 2^(floor(log2 amax) - emax) with
-    /// the exponent emax of the element format's largest value (MX v1.0, section 6.3).
+    /// OCP Microscaling: runs of 32 along the contraction share an E8M0 scale, 2^(floor(log2 amax) - emax)
+    /// with the exponent emax of the element format's largest value (MX v1.0, section 6.3).
     Mx,
     /// NVFP4: runs of 16 share an E4M3 scale, and the tensor an fp32 one, amax(tensor) / (6 x 448). The block
     /// scale is amax(block) / 6 / tensor scale, rounded to nearest.
@@ -54,8 +55,8 @@ pub enum Scaling {
     /// NVFP4 with 16 x 16 squares in place of runs, as NVIDIA's recipe has it for weights: a matrix and its
     /// transpose then quantise to the same values.
     Nvfp4Weight,
-    /// One scale for the tensor, max(mean |x|, 1e-5), for ternary weights: BitNet b1.58 (Ma et al. 2024; the clamp
-    /// is that of the code published with it).
+    /// One scale for the tensor, max(mean |x|, 1e-5), for ternary weights: BitNet b1.58 (Ma et al. 2024; the
+    /// clamp is that of the code published with it).
     Absmean,
     /// As [`Absmean`](Self::Absmean) with the median of |x| (the lower of the middle two): arXiv 2407.09527.
     Absmedian,

@@ -1,7 +1,7 @@
 //! The two loops of quantisation over consecutive rows: the largest magnitudes, and the rounding.
 //!
-//! Both walk memory in order, whatever the shape of the blocks. Columns that have scales of their own keep them
-//! in a vector beside the row; a block that runs down a column is a row of that vector.
+//! Both walk memory in order, whatever the shape of the blocks. Columns that have scales of their own keep
+//! them in a vector beside the row; a block that runs down a column is a row of that vector.
 
 use std::mem::MaybeUninit;
 
@@ -29,7 +29,8 @@ fn run_amax(run: &[f32]) -> i32 {
     run.iter().fold(0, |amax, &x| amax.max(finite(magnitude(x))))
 }
 
-/// The same for the short runs of NVFP4, halved by hand: the compiler would unroll the loop before it saw vectors.
+/// The same for the short runs of NVFP4, halved by hand: the compiler would unroll the loop before it saw
+/// vectors.
 #[inline(always)]
 fn run_amax_16(run: &[f32; 16]) -> i32 {
     let mut lanes = run.map(|x| finite(magnitude(x)));
@@ -43,7 +44,8 @@ fn run_amax_16(run: &[f32; 16]) -> i32 {
     lanes[0]
 }
 
-/// How many elements are not finite. A loop of its own: two sums in one loop over a short run would cost more.
+/// How many elements are not finite. A loop of its own: two sums in one loop over a short run would cost
+/// more.
 #[inline(always)]
 fn count_non_finite(row: &[f32]) -> u64 {
     let count = row.iter().fold(0u32, |count, &x| count + u32::from(magnitude(x) >= INFINITY_BITS));
@@ -51,8 +53,8 @@ fn count_non_finite(row: &[f32]) -> u64 {
 }
 
 multiversion! {
-    /// Raises `amax`, which has an entry for each run of `tile_cols` columns, to the largest finite magnitudes (as
-    /// bits) of these rows. Returns the number of elements that are not finite.
+    /// Raises `amax`, which has an entry for each run of `tile_cols` columns, to the largest finite
+    /// magnitudes (as bits) of these rows. Returns the number of elements that are not finite.
     pub(crate) fn sweep_amax(rows: &[f32], cols: usize, tile_cols: usize, amax: &mut [i32]) -> u64 {
         let mut non_finite = 0;
         for row in rows.chunks_exact(cols) {
@@ -90,8 +92,8 @@ multiversion! {
         }
     }
 
-    /// out = fold round(x / divisor), with one divisor and one factor per column. `first` is the index of the first
-    /// element in the stream of random bits. Every element of `out` is written.
+    /// out = fold round(x / divisor), with one divisor and one factor per column. `first` is the index of the
+    /// first element in the stream of random bits. Every element of `out` is written.
     pub(crate) fn sweep_scaled(
         rows: &[f32],
         divisors: &[f32],

@@ -10,8 +10,8 @@ fn same(a: f32, b: f32) -> bool {
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
-/// All non-negative finite numbers of a format, in order. fp32 has too many: those with a short mantissa, and those
-/// with a full one.
+/// All non-negative finite numbers of a format, in order. fp32 has too many: those with a short mantissa, and
+/// those with a full one.
 fn magnitudes(format: NumericFormat) -> Vec<f32> {
     let codes: Box<dyn Iterator<Item = u32>> = match format {
         NumericFormat::Fp32 => Box::new((0..=0xffu32).flat_map(|exponent| {
@@ -157,8 +157,9 @@ fn midpoints_round_as_they_must_in_slices() {
     }
 }
 
-/// IEEE 754: what rounds, with unbounded exponents, beyond the largest number overflows; the threshold is half a step
-/// above it, and the step itself would be even. E4M3's 448 has an even significand, so its threshold does not overflow.
+/// IEEE 754: what rounds, with unbounded exponents, beyond the largest number overflows; the threshold is
+/// half a step above it, and the step itself would be even. E4M3's 448 has an even significand, so its
+/// threshold does not overflow.
 #[test]
 fn overflow_begins_half_a_step_beyond_the_largest_number() {
     for format in NumericFormat::ALL {

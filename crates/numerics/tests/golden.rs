@@ -179,7 +179,8 @@ fn fp32_scales_are_amax_over_max() {
             for (i, ours) in scales.iter().enumerate() {
                 let digits = &golden["scales"].as_str().unwrap()[8 * i..8 * (i + 1)];
                 let quotient = f32::from_bits(u32::from_str_radix(digits, 16).unwrap());
-                // Ours is the next number up where the rounded quotient would let amax exceed the largest value.
+                // Ours is the next number up where the rounded quotient would let amax exceed the largest
+                // value.
                 assert!(*ours == quotient || *ours == quotient.next_up(), "{what} {i}: {ours} {quotient}");
             }
             assert_same(&what, 8, &hex(encoded.codes, 8), &golden["codes"]);

@@ -19,7 +19,8 @@ fn step(format: NumericFormat, magnitude: f64) -> f64 {
     f64::from(exponent - spec.mantissa_bits as i32).exp2()
 }
 
-/// A format with a scaling that suits it, and the largest share of amax by which a block's scale may be too small.
+/// A format with a scaling that suits it, and the largest share of amax by which a block's scale may be too
+/// small.
 fn scaled() -> impl Strategy<Value = (QuantSpec, f64)> {
     use NumericFormat::{E2m1, E2m3, E3m2, E4m3, E5m2, Fp16, Int4, Int8};
     let fp32 = select(vec![
@@ -34,7 +35,8 @@ fn scaled() -> impl Strategy<Value = (QuantSpec, f64)> {
         4 => (any_format, fp32, kind).prop_map(|(format, scaling, kind)| {
             (QuantSpec { scale: kind, ..spec(format, scaling) }, 0.0)
         }),
-        // A block scale that is rounded down by up to 1/16 (half of E4M3's step) leaves amax that much beyond 6.
+        // A block scale that is rounded down by up to 1/16 (half of E4M3's step) leaves amax that much beyond
+        // 6.
         1 => select(vec![Scaling::Nvfp4, Scaling::Nvfp4Weight]).prop_map(|scaling| (spec(E2m1, scaling), 1.0 / 16.0)),
     ]
 }
@@ -69,7 +71,8 @@ proptest! {
             };
             let (x, y) = (f64::from(x), f64::from(y));
             let magnitude = (x / scale).abs();
-            // A block scale in E4M3's subnormal range is coarser; there only saturation at the scale can be stated.
+            // A block scale in E4M3's subnormal range is coarser; there only saturation at the scale can be
+            // stated.
             prop_assert!(magnitude <= max * (1.0 + beyond) * 1.000001 || scale == 0.0 || beyond > 0.0);
             let bound = scale * (step(spec.format, magnitude.min(max)) / 2.0 + (magnitude - max).max(0.0));
             let bound = if scale == 0.0 { x.abs() } else { bound };
@@ -120,7 +123,8 @@ proptest! {
         prop_assert!(operand.values.iter().all(|x| x.abs() <= format.max_finite()));
     }
 
-    /// A matrix and its transpose quantise alike, with the other contraction; square NVFP4 blocks with either.
+    /// A matrix and its transpose quantise alike, with the other contraction; square NVFP4 blocks with
+    /// either.
     #[test]
     fn contraction_is_transposition(
         scaling in select(vec![

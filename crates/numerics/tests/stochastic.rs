@@ -23,8 +23,8 @@ fn rounded(x: &[f32], format: NumericFormat, key: u64) -> Vec<f32> {
     out
 }
 
-/// How often k/16 of the way between two neighbours is rounded up, against the binomial distribution: 5 standard
-/// deviations, for draws that differ by index and for draws that differ by key.
+/// How often k/16 of the way between two neighbours is rounded up, against the binomial distribution: 5
+/// standard deviations, for draws that differ by index and for draws that differ by key.
 #[test]
 fn probabilities_are_the_distances() {
     const DRAWS: usize = 40_000;
@@ -63,7 +63,8 @@ fn ulp(format: NumericFormat) -> f32 {
 /// The 24 random bits, exactly: over all thresholds, the value goes up for as many as its distance says.
 #[test]
 fn the_smallest_distances_count() {
-    // 2^-20 of a step, in a million draws, is one on average; 2^-30 is less than the bits resolve, and never goes up.
+    // 2^-20 of a step, in a million draws, is one on average; 2^-30 is less than the bits resolve, and never
+    // goes up.
     let draws = 1 << 22;
     let step = NumericFormat::E4m3.min_positive();
     let ups = |x: f32| rounded(&vec![x; draws], NumericFormat::E4m3, 5).iter().filter(|x| **x > 0.0).count();
