@@ -139,6 +139,10 @@ fn evaluation_in_another_precision_changes_the_loss_a_little() {
         assert!(gap > 0.0 && gap < 0.2, "{preset}: {gap}");
         gaps.push(gap);
     }
+    sandbox.write("narrow.toml", "[precision]\npreset = \"int8\"\n[precision.weight]\nformat = \"int4\"\n");
+    let narrow = sandbox.json(&["eval", "run", "--precision", "narrow.toml", "--json"]);
+    assert!((narrow["loss"].as_f64().expect("a loss") - own).abs() > gaps[3], "int4 is further than int8");
+    assert!(sandbox.fails(1, &["eval", "run", "--precision", "fp9"]).contains("no file has that name"));
     assert!(gaps[0] < gaps[2], "bf16 is nearer than 4 bits: {gaps:?}");
     assert_eq!(sandbox.json(&["eval", "run", "--precision", "fp32", "--json"]), summary["validation"]);
     let refused = sandbox.fails(1, &["eval", "run", "--precision", "fp8_delayed"]);
@@ -155,10 +159,14 @@ fn recipes_that_do_not_fit_are_refused_with_their_place() {
     assert!(refused.contains("odd.toml:") && refused.contains("precision"), "{refused}");
     assert!(refused.contains("100") && refused.contains("32"), "{refused}");
     let refused = sandbox.fails(2, &["train", "tiny.toml", "-o", "precision.weight.rounding=stochastic"]);
-    assert!(refused.contains("-o precision.weight.rounding") && refused.contains("nothing to round"), "{refused}");
+    assert!(
+        refused.contains("-o precision.weight.rounding") && refused.contains("nothing to round"),
+        "{refused}"
+    );
     let refused = sandbox.fails(2, &["train", "tiny.toml", "-o", "precision.preset=fp9"]);
     assert!(refused.contains("fp9"), "{refused}");
-    let over = ["-o", "precision.preset=fp8_current", "-o", "precision.smooth=true", "-o", "model.ffn.preset=relu"];
+    let over =
+        ["-o", "precision.preset=fp8_current", "-o", "precision.smooth=true", "-o", "model.ffn.preset=relu"];
     let mut args = vec!["train", "tiny.toml"];
     args.extend(over);
     assert!(sandbox.fails(2, &args).contains("gate"));
@@ -216,9 +224,13 @@ fn quantize_gives_values_codes_and_scales_that_fit_together() {
     let (rows, cols) = (4, 64);
     sandbox.write("in.safetensors", tensors(rows, cols));
     let files = ["--in", "in.safetensors", "--out", "out.safetensors", "--json"];
-    for (format, scaling, scales) in
-        [("e4m3", "row", 4), ("e4m3", "tensor", 1), ("int8", "row", 4), ("e2m1", "mx", 8), ("bf16", "none", 0)]
-    {
+    for (format, scaling, scales) in [
+        ("e4m3", "row", 4),
+        ("e4m3", "tensor", 1),
+        ("int8", "row", 4),
+        ("e2m1", "mx", 8),
+        ("bf16", "none", 0),
+    ] {
         let mut args = vec!["quantize", format, "--scaling", scaling];
         args.extend(files);
         let report = sandbox.json(&args);

@@ -245,7 +245,8 @@ fn relu_squared_is_reglu_with_tied_weights() -> Result<()> {
 fn a_linear_layer_can_share_a_weight() -> Result<()> {
     let weight = noise("shared", (7, 12))?.to_dtype(DType::F32)?;
     for kernels in Kernels::ALL {
-        let linear = Linear::from_weight(weight.clone(), "linear", kernels, &Precision::full(), LinearRole::Head);
+        let linear =
+            Linear::from_weight(weight.clone(), "linear", kernels, &Precision::full(), LinearRole::Head);
         let y = linear.forward(&input(DType::F32)?)?;
         let want = input(DType::F32)?.reshape((10, 12))?.matmul(&linear.weight().t()?)?;
         assert_eq!(y.dims(), [2, 5, 7]);

@@ -83,8 +83,9 @@ impl InplaceOp1 for QuantizeInPlace {
         let values = elements_mut(x, layout)?;
         let cols = layout.dims().last().copied().unwrap_or(1).max(1);
         let rows = values.len() / cols;
-        let operand = numerics::quantize(values, rows, cols, Contraction::Columns, &self.spec, self.key, None)
-            .map_err(candle_core::Error::wrap)?;
+        let operand =
+            numerics::quantize(values, rows, cols, Contraction::Columns, &self.spec, self.key, None)
+                .map_err(candle_core::Error::wrap)?;
         values.copy_from_slice(&operand.dequantize(rows, cols, Contraction::Columns));
         Ok(())
     }

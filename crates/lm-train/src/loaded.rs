@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use ffn_variants::precision::Sizes;
-use ffn_variants::{FfnKind, Precision, PrecisionPreset};
+use ffn_variants::{FfnKind, Precision, PrecisionSection};
 use kernels::Kernels;
 
 use crate::config::RunConfig;
@@ -54,7 +54,7 @@ impl LoadedRun {
     /// run does not have.
     pub fn open_in(
         path: &Path,
-        precision: Option<PrecisionPreset>,
+        precision: Option<&PrecisionSection>,
         device: &Device,
         kernels: Kernels,
     ) -> Result<Self> {
@@ -114,13 +114,13 @@ impl LoadedRun {
 fn precision_of(
     config: &RunConfig,
     vocab_size: usize,
-    other: Option<PrecisionPreset>,
+    other: Option<&PrecisionSection>,
     checkpoint: &Checkpoint,
 ) -> Result<Precision> {
     let own = config.precision.resolve()?;
     let recipe = match other {
         None => own.clone(),
-        Some(preset) => preset.recipe(),
+        Some(section) => section.resolve().map_err(|error| error.in_section())?,
     };
     if recipe.sub_norm != own.sub_norm {
         bail!(

@@ -11,8 +11,8 @@ use kernels::Kernels;
 
 use crate::config::RunConfig;
 use crate::data::Batch;
-use crate::model::{Dropout, ParamStore, Transformer, count_params};
 use crate::loss_scale::LossScale;
+use crate::model::{Dropout, ParamStore, Transformer, count_params};
 use crate::optim::AdamW;
 use crate::record::{Checkpoint, ParamCounts};
 use crate::rng::{Key, Purpose};

@@ -32,7 +32,8 @@ fn run(config: RunConfig, kernels: Kernels) -> LoadedRun {
     let precision = Precision::full();
     Transformer::new(&config.model, VOCAB, params.builder(), kernels, &precision).unwrap();
     set_weights(&params);
-    let model = Transformer::new(&config.model, VOCAB, params.detached_builder(), kernels, &precision).unwrap();
+    let model =
+        Transformer::new(&config.model, VOCAB, params.detached_builder(), kernels, &precision).unwrap();
     LoadedRun {
         path: "golden".into(),
         config,

@@ -46,7 +46,8 @@ fn every_parameter_of_every_variant_receives_a_gradient() {
         for block in all_blocks() {
             let config = model_config(&block, false);
             let params = ParamStore::new(0, DType::F32, &Device::Cpu);
-            let model = Transformer::new(&config, VOCAB, params.builder(), kernels, &Precision::full()).unwrap();
+            let model =
+                Transformer::new(&config, VOCAB, params.builder(), kernels, &Precision::full()).unwrap();
             let grads = model.loss(&ids, &targets, &Dropout::OFF).unwrap().backward().unwrap();
             let vars = params.vars();
             let ffn = config.ffn.resolve(config.d_model).unwrap();
@@ -71,7 +72,9 @@ fn every_parameter_receives_a_gradient_in_every_precision() {
     let ids = Tensor::from_vec(ids, (8, 16), &Device::Cpu).unwrap();
     let targets = Tensor::from_vec(targets, 128, &Device::Cpu).unwrap();
     for precision in PrecisionPreset::ALL {
-        for (ffn, kernels) in ["relu_squared", "swiglu"].into_iter().flat_map(|f| Kernels::ALL.map(|k| (f, k))) {
+        for (ffn, kernels) in
+            ["relu_squared", "swiglu"].into_iter().flat_map(|f| Kernels::ALL.map(|k| (f, k)))
+        {
             let text = text.replace("PRESET", ffn);
             let config = ConfigSource::from_text("test", &text, &[]).and_then(|s| s.resolve()).unwrap().model;
             let params = ParamStore::new(0, DType::F32, &Device::Cpu);
@@ -101,7 +104,9 @@ fn gradients_equal_finite_differences_in_f64() {
     {
         let config = model_config(block, tied);
         let params = ParamStore::new(3, DType::F64, &Device::Cpu);
-        let model = Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full()).unwrap();
+        let model =
+            Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full())
+                .unwrap();
         let loss = || model.loss(&ids, &targets, &Dropout::OFF).unwrap();
         let grads = loss().backward().unwrap();
         for param in params.vars() {
@@ -140,7 +145,8 @@ fn counts_equal_the_tensors() {
         for tied in [false, true] {
             let config = model_config(&block, tied);
             let params = ParamStore::new(0, DType::F32, &Device::Cpu);
-            Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full()).unwrap();
+            Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full())
+                .unwrap();
             let ffn = config.ffn.resolve(config.d_model).unwrap();
             let promised = count_params(&config, &ffn, VOCAB, false);
             let count = |part: &str| -> usize {
@@ -159,7 +165,14 @@ fn counts_equal_the_tensors() {
 fn variants_of_one_seed_share_every_weight_that_both_have() {
     let params = |block: &str, seed: u64| {
         let store = ParamStore::new(seed, DType::F32, &Device::Cpu);
-        Transformer::new(&model_config(block, false), VOCAB, store.builder(), Kernels::Reference, &Precision::full()).unwrap();
+        Transformer::new(
+            &model_config(block, false),
+            VOCAB,
+            store.builder(),
+            Kernels::Reference,
+            &Precision::full(),
+        )
+        .unwrap();
         store.vars()
     };
     let values = |var: &Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -179,7 +192,8 @@ fn a_token_is_predicted_from_its_past_alone() {
     for kernels in Kernels::ALL {
         let store = ParamStore::new(0, DType::F32, &Device::Cpu);
         let config = model_config("preset = \"swiglu\"", false);
-        let model = Transformer::new(&config, VOCAB, store.detached_builder(), kernels, &Precision::full()).unwrap();
+        let model =
+            Transformer::new(&config, VOCAB, store.detached_builder(), kernels, &Precision::full()).unwrap();
         let logits = |ids: &[u32]| {
             let ids = Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
             model.forward(&ids, &Dropout::OFF).unwrap().to_vec2::<f32>().unwrap()

@@ -3,7 +3,7 @@
 //! The crate answers what a tensor becomes in a low-precision format: [`quantize`] gives the [`Operand`] that
 //! a matrix product multiplies, [`round_slice`] rounds tensors between operations, and [`health`] says what
 //! was lost. Everything exists twice: [`mod@reference`] goes through codes, one element after another, and is
-//! the oracle; the rest runs at about the speed of memory and gives the same bits, on any processor and any
+//! the oracle; the rest is vectorised and parallel and gives the same bits, on any processor and any
 //! number of threads.
 //!
 //! ```

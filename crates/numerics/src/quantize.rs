@@ -1,4 +1,4 @@
-//! Quantisation at the speed of memory: parallel over rows, vectorised over columns, equal to the reference.
+//! Fast quantisation: parallel over rows, vectorised over columns, equal to the reference.
 
 use std::mem::MaybeUninit;
 

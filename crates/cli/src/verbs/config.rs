@@ -57,8 +57,9 @@ impl Config {
                 if key != "precision" {
                     return Err(ConfigError::Invalid {
                         place: format!("config explain {key} {preset}"),
-                        message: "only `precision` has presets to explain, as in `config explain precision bf16`"
-                            .to_owned(),
+                        message:
+                            "only `precision` has presets to explain, as in `config explain precision bf16`"
+                                .to_owned(),
                     }
                     .into());
                 }

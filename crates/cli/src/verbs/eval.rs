@@ -1,12 +1,13 @@
 //! `ffnlab eval`: perplexity of a trained run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use ffn_variants::PrecisionPreset;
+use ffn_variants::{PrecisionPreset, PrecisionSection};
 use lm_eval::perplexity::{perplexity, text_from, validation_text};
+use lm_train::config::ConfigSource;
 use lm_train::data::CacheDir;
 use lm_train::loaded::LoadedRun;
 
@@ -28,9 +29,10 @@ pub struct Eval {
     /// Tokens between the starts of two windows [default: the context length]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
-    /// Compute in another precision than the run was trained in (post-training quantisation), such as fp8_current
-    #[arg(long, value_name = "PRESET")]
-    precision: Option<PrecisionPreset>,
+    /// Compute in another precision than the run was trained in (post-training quantisation): a preset, such as
+    /// fp8_current, or a config file (TOML) whose [precision] section counts
+    #[arg(long, value_name = "PRESET|FILE")]
+    precision: Option<String>,
     /// Print one JSON object: loss (nats per token), perplexity, bits_per_byte, tokens, seq_len, stride
     #[arg(long)]
     json: bool,
@@ -38,7 +40,8 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(&self, common: &Common) -> Result<ExitCode> {
-        let run = LoadedRun::open_in(&self.run, self.precision, &common.device.open()?, common.kernels)?;
+        let precision = self.precision.as_deref().map(precision_section).transpose()?;
+        let run = LoadedRun::open_in(&self.run, precision.as_ref(), &common.device.open()?, common.kernels)?;
         let text = match &self.data {
             Some(path) => text_from(&run, path)?,
             None => validation_text(&run, &CacheDir::default(), &note)?,
@@ -58,4 +61,17 @@ impl Eval {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What `--precision` names: a preset, or the section of a config file.
+fn precision_section(name: &str) -> Result<PrecisionSection> {
+    let unknown = match name.parse::<PrecisionPreset>() {
+        Ok(preset) => return Ok(PrecisionSection { preset: Some(preset), ..PrecisionSection::default() }),
+        Err(unknown) => unknown,
+    };
+    let path = Path::new(name);
+    if !path.exists() {
+        bail!("--precision: {unknown}, and no file has that name");
+    }
+    Ok(ConfigSource::read(path, &[])?.precision()?)
 }

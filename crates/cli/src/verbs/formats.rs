@@ -60,7 +60,16 @@ impl Formats {
             return print_json(&rows);
         }
         let mut table = plain_table(&[
-            "format", "bits", "exponent", "mantissa", "largest", "least normal", "least positive", "infinity", "NaN", "-0",
+            "format",
+            "bits",
+            "exponent",
+            "mantissa",
+            "largest",
+            "least normal",
+            "least positive",
+            "infinity",
+            "NaN",
+            "-0",
         ]);
         for row in &rows {
             let bits = |bits: Option<u32>| bits.map_or("–".to_owned(), |bits| bits.to_string());

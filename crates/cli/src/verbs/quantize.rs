@@ -8,7 +8,9 @@ use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
 use ffn_variants::precision::{OperandSection, ScalingName};
 use lm_train::record::{read_tensors, write_tensors};
-use numerics::{Contraction, EncodedMatrix, Health, NumericFormat, Overflow, QuantSpec, RoundingMode, StoredScales};
+use numerics::{
+    Contraction, EncodedMatrix, Health, NumericFormat, Overflow, QuantSpec, RoundingMode, StoredScales,
+};
 use serde::Serialize;
 
 use crate::output::{plain_table, print, print_json};
@@ -79,7 +81,8 @@ struct Row {
 impl Quantize {
     pub fn run(&self) -> Result<ExitCode> {
         let spec = self.spec()?;
-        let mut tensors: Vec<(String, Tensor)> = read_tensors(&self.input, &Device::Cpu)?.into_iter().collect();
+        let mut tensors: Vec<(String, Tensor)> =
+            read_tensors(&self.input, &Device::Cpu)?.into_iter().collect();
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let (mut out, mut rows) = (Vec::new(), Vec::new());
         for (name, tensor) in &tensors {
@@ -103,7 +106,11 @@ impl Quantize {
             bail!("{} holds no floating-point tensor", self.input.display());
         }
         write_atomically(&self.output, &out)?;
-        if self.json { print_json(&rows)? } else { print(&table(&rows))? }
+        if self.json {
+            print_json(&rows)?
+        } else {
+            print(&table(&rows))?
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -169,8 +176,9 @@ fn push(
 fn write_atomically(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let name = path.file_name().with_context(|| format!("--out {} names no file", path.display()))?;
     let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = write_tensors(&temporary, tensors)
-        .and_then(|()| std::fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display())));
+    let written = write_tensors(&temporary, tensors).and_then(|()| {
+        std::fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
+    });
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
@@ -178,7 +186,8 @@ fn write_atomically(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut table = plain_table(&["tensor", "shape", "largest", "saturated", "flushed to 0", "not finite", "SQNR dB"]);
+    let mut table =
+        plain_table(&["tensor", "shape", "largest", "saturated", "flushed to 0", "not finite", "SQNR dB"]);
     for row in rows {
         let shape = row.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
         table.add_row([

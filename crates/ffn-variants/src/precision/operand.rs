@@ -147,10 +147,9 @@ impl OperandSection {
                 margin: self.margin.unwrap_or(margin),
             },
             Scaling::Block { size } => Scaling::Block { size: self.block.unwrap_or(size) },
-            Scaling::Block2d { rows, cols } => Scaling::Block2d {
-                rows: self.block.unwrap_or(rows),
-                cols: self.block.unwrap_or(cols),
-            },
+            Scaling::Block2d { rows, cols } => {
+                Scaling::Block2d { rows: self.block.unwrap_or(rows), cols: self.block.unwrap_or(cols) }
+            }
             Scaling::None
             | Scaling::Tensor
             | Scaling::Row

@@ -106,18 +106,30 @@ impl PrecisionPreset {
         match self {
             Self::Fp32 => "everything in f32",
             Self::Tf32 => "operands rounded to TF32, everything else in f32",
-            Self::Bf16 => "mixed precision: operands and intermediate results in bf16; weights and residual stream in f32",
-            Self::Bf16Pure => "bf16 throughout: weights (rounded stochastically), moments and residual stream too",
+            Self::Bf16 => {
+                "mixed precision: operands and intermediate results in bf16; weights and residual stream in f32"
+            }
+            Self::Bf16Pure => {
+                "bf16 throughout: weights (rounded stochastically), moments and residual stream too"
+            }
             Self::Fp16 => "mixed precision in fp16 with dynamic loss scaling",
             Self::Fp8Current => "E4M3 forward, E5M2 gradients, one scale per tensor from its own maximum",
-            Self::Fp8Delayed => "E4M3 forward, E5M2 gradients, one scale per tensor from the maxima of earlier steps",
+            Self::Fp8Delayed => {
+                "E4M3 forward, E5M2 gradients, one scale per tensor from the maxima of earlier steps"
+            }
             Self::Fp8Rowwise => "E4M3 throughout, a power of two per row of every operand",
-            Self::Fp8Block => "E4M3 throughout, blocks of 1 x 128 for activations and gradients, 128 x 128 for weights",
+            Self::Fp8Block => {
+                "E4M3 throughout, blocks of 1 x 128 for activations and gradients, 128 x 128 for weights"
+            }
             Self::Mxfp8 => "E4M3 with a power of two per 32 values",
             Self::Mxfp6 => "E2M3 forward, E3M2 gradients, a power of two per 32 values",
             Self::Mxfp4 => "E2M1 with a power of two per 32 values, gradients rounded stochastically",
-            Self::Nvfp4 => "E2M1 with an E4M3 scale per 16 values (weights 16 x 16), gradients rounded stochastically",
-            Self::Int8 => "weights and inputs in int8, one scale per row; gradients in bf16, straight through",
+            Self::Nvfp4 => {
+                "E2M1 with an E4M3 scale per 16 values (weights 16 x 16), gradients rounded stochastically"
+            }
+            Self::Int8 => {
+                "weights and inputs in int8, one scale per row; gradients in bf16, straight through"
+            }
             Self::BitnetB158 => "ternary weights, int8 inputs per token, straight-through gradients, SubLN",
         }
     }
@@ -130,11 +142,15 @@ impl PrecisionPreset {
             Self::Bf16 => "Kalamkar et al. 2019, arXiv 1905.12322",
             Self::Bf16Pure => "Zamirai et al. 2020, arXiv 2010.06192 (stochastic rounding of weights)",
             Self::Fp16 => "Micikevicius et al. 2018, arXiv 1710.03740",
-            Self::Fp8Current => "Micikevicius et al. 2022, arXiv 2209.05433 (formats); Transformer Engine (current scaling)",
+            Self::Fp8Current => {
+                "Micikevicius et al. 2022, arXiv 2209.05433 (formats); Transformer Engine (current scaling)"
+            }
             Self::Fp8Delayed => "Transformer Engine (hybrid format, delayed scaling)",
             Self::Fp8Rowwise => "torchao (row-wise scaling)",
             Self::Fp8Block => "DeepSeek-V3, arXiv 2412.19437",
-            Self::Mxfp8 | Self::Mxfp6 | Self::Mxfp4 => "OCP Microscaling Formats v1.0; Rouhani et al. 2023, arXiv 2310.10537",
+            Self::Mxfp8 | Self::Mxfp6 | Self::Mxfp4 => {
+                "OCP Microscaling Formats v1.0; Rouhani et al. 2023, arXiv 2310.10537"
+            }
             Self::Nvfp4 => "NVIDIA 2025, arXiv 2509.25149",
             Self::Int8 => "per-token and per-channel absmax; Wortsman et al. 2023, arXiv 2304.13013",
             Self::BitnetB158 => "Ma et al. 2024, arXiv 2402.17764; 2025, arXiv 2504.12285",
@@ -167,7 +183,8 @@ impl PrecisionPreset {
             Self::Fp8Current => fp8_hybrid(Scaling::Tensor),
             Self::Fp8Delayed => fp8_hybrid(Scaling::Delayed { history: 1024, margin: 0 }),
             Self::Fp8Rowwise => {
-                let row = QuantSpec { scale: ScaleKind::PowerOfTwo, ..scaled(NumericFormat::E4m3, Scaling::Row) };
+                let row =
+                    QuantSpec { scale: ScaleKind::PowerOfTwo, ..scaled(NumericFormat::E4m3, Scaling::Row) };
                 low([row; 3])
             }
             Self::Fp8Block => {

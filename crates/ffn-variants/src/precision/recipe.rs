@@ -1,6 +1,6 @@
 //! A precision recipe with every question answered.
 
-use numerics::{NumericFormat, QuantError, QuantSpec, Contraction, Scaling};
+use numerics::{Contraction, NumericFormat, QuantError, QuantSpec, Scaling};
 use serde::Serialize;
 
 use super::section::{ActivationType, Component, LossScaling};
@@ -98,6 +98,14 @@ pub struct RecipeError {
     pub key: &'static str,
     /// What is wrong, and what to do.
     pub reason: String,
+}
+
+impl RecipeError {
+    /// The same error with the key in front of the reason, for whoever shows no place.
+    #[must_use]
+    pub fn in_section(self) -> Self {
+        Self { reason: format!("precision.{}: {}", self.key, self.reason), ..self }
+    }
 }
 
 impl Recipe {

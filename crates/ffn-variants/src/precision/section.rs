@@ -153,12 +153,18 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
         return error("activation", reason.to_owned());
     }
     if !is_stored_type(recipe.master.format) || recipe.master.scaling != Scaling::None {
-        let reason = format!("weights can be stored as fp32, bf16 or fp16 without a scale, not as {}", recipe.master.format);
+        let reason = format!(
+            "weights can be stored as fp32, bf16 or fp16 without a scale, not as {}",
+            recipe.master.format
+        );
         return error("master", reason);
     }
     for (key, moment) in [("first_moment", &recipe.first_moment), ("second_moment", &recipe.second_moment)] {
         if matches!(moment.scaling, Scaling::Delayed { .. }) {
-            return error(key, "moments are stored, not predicted: use scaling = \"tensor\" or \"row\"".to_owned());
+            return error(
+                key,
+                "moments are stored, not predicted: use scaling = \"tensor\" or \"row\"".to_owned(),
+            );
         }
     }
     for (key, operand) in [
@@ -178,12 +184,15 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
         let reason = "without a scaled `down_input` there is nothing to smooth; choose an FP8 preset, or remove `smooth`";
         return error("smooth", reason.to_owned());
     }
-    let scaled = [recipe.weight, recipe.input, recipe.down_input, recipe.grad].map(|spec| block_of(&spec.scaling));
+    let scaled =
+        [recipe.weight, recipe.input, recipe.down_input, recipe.grad].map(|spec| block_of(&spec.scaling));
     let mut sizes = scaled.into_iter().flatten();
     if let Some(first) = sizes.next()
         && let Some(other) = sizes.find(|size| *size != first)
     {
-        let reason = format!("blocks of {first} and of {other} meet in one product; give all operands the same `block`");
+        let reason = format!(
+            "blocks of {first} and of {other} meet in one product; give all operands the same `block`"
+        );
         return error("weight.block", reason);
     }
     Ok(())
@@ -192,7 +201,6 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
 fn is_stored_type(format: NumericFormat) -> bool {
     matches!(format, NumericFormat::Fp32 | NumericFormat::Bf16 | NumericFormat::Fp16)
 }
-
 
 impl From<&Recipe> for PrecisionSection {
     /// Every key spelled out, without a preset: what a user would write to get this recipe from nothing.

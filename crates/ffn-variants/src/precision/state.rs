@@ -187,7 +187,12 @@ struct LayerObserver {
 
 impl LayerObserver {
     /// Calls `f` with what delayed scaling remembers of an operand.
-    fn with_history<R>(&self, role: Role, spec: &QuantSpec, f: impl FnOnce(&mut DelayedScale) -> R) -> Option<R> {
+    fn with_history<R>(
+        &self,
+        role: Role,
+        spec: &QuantSpec,
+        f: impl FnOnce(&mut DelayedScale) -> R,
+    ) -> Option<R> {
         let Scaling::Delayed { history, margin } = spec.scaling else { return None };
         let name = format!("{}.{}", self.layer, role.name());
         let mut histories = lock(&self.state.histories);

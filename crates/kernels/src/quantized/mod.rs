@@ -168,7 +168,9 @@ impl CustomOp2 for Op {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.get() else { candle_core::bail!("quantized_linear: backward before forward") };
+        let Some(kept) = self.kept.get() else {
+            candle_core::bail!("quantized_linear: backward before forward")
+        };
         let ((n, d_in), (d_out, _)) = (x.dims2()?, w.dims2()?);
         let (dx, dw) = with_elements([x, w, &dy.contiguous()?], |[x_values, w_values, dy]| {
             let dy = Matrix { values: dy, rows: n, cols: d_out };
@@ -239,10 +241,8 @@ impl Op {
         }
         let key = self.how.observer.key(role) ^ contraction_key(contraction);
         let operand = match self.kernels {
-            Kernels::Reference => {
-                numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
-                    .map(|encoded| encoded.operand)
-            }
+            Kernels::Reference => numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
+                .map(|encoded| encoded.operand),
             Kernels::Portable => numerics::quantize(values, rows, cols, contraction, &spec, key, scale),
         };
         operand.map_err(candle_core::Error::wrap)

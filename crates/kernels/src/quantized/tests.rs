@@ -114,7 +114,12 @@ fn for_backward(x: &Tensor, [operand, grad]: [&QuantSpec; 2], role: Role) -> Res
     let forward = decoded(x, Contraction::Columns, operand, role)?;
     let round = |x: f64| {
         let mut value = [x as f32];
-        numerics::reference::round_slice(&mut value, grad.format, Rounding::NEAREST_EVEN, Overflow::Propagate);
+        numerics::reference::round_slice(
+            &mut value,
+            grad.format,
+            Rounding::NEAREST_EVEN,
+            Overflow::Propagate,
+        );
         f64::from(value[0])
     };
     // A scale common to all stays outside of the product, and is not rounded.
@@ -126,12 +131,7 @@ fn for_backward(x: &Tensor, [operand, grad]: [&QuantSpec; 2], role: Role) -> Res
 /// `got` against a bᵀ in f64. Where sums of products are exact in f32 (integers) only the scales are rounded: within one
 /// ulp (2^-23). Elsewhere each of n additions loses up to half an ulp of what has been summed so far, which for random
 /// errors comes to about the root of n: within that many ulp at the magnitude of the sum of the terms' magnitudes.
-fn assert_product(
-    name: &str,
-    got: &Tensor,
-    [a, b]: [&[Vec<f64>]; 2],
-    sums_are_exact: bool,
-) -> Result<()> {
+fn assert_product(name: &str, got: &Tensor, [a, b]: [&[Vec<f64>]; 2], sums_are_exact: bool) -> Result<()> {
     let got = got.to_vec2::<f32>()?;
     assert_eq!((got.len(), got[0].len()), (a.len(), b.len()), "{name}");
     let most = (a[0].len() as f64).sqrt();
@@ -201,7 +201,8 @@ fn threads_change_no_bit() -> Result<()> {
 fn f32_operands_give_the_plain_product() -> Result<()> {
     let full = [QuantSpec::unscaled(NumericFormat::Fp32); 3];
     let inputs = [values(1, (N, D_IN))?, values(2, (D_OUT, D_IN))?];
-    let quantised = |x: &[Tensor]| quantized_linear(Kernels::Portable, &x[0], &x[1], how(full, Arc::default()));
+    let quantised =
+        |x: &[Tensor]| quantized_linear(Kernels::Portable, &x[0], &x[1], how(full, Arc::default()));
     let plain = |x: &[Tensor]| crate::linear(Kernels::Portable, &x[0], &x[1]);
     let (quantised, plain) = (value_and_gradients(quantised, &inputs)?, value_and_gradients(plain, &inputs)?);
     for (quantised, plain) in quantised.iter().zip(&plain) {

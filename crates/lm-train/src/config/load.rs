@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ffn_variants::PrecisionSection;
+use ffn_variants::precision::RecipeError;
 use toml::{Table, Value};
 
 use super::error::ConfigError;
@@ -122,6 +124,17 @@ impl ConfigSource {
             *path = self.absolute("tokenizer.file", path);
         }
         Ok(config)
+    }
+
+    /// The precision section alone, for use with another model than the config's own.
+    ///
+    /// # Errors
+    /// A section that makes no sense by itself.
+    pub fn precision(&self) -> Result<PrecisionSection, ConfigError> {
+        let section = self.layers.resolve()?.precision;
+        let at = |error: RecipeError| self.layers.error(&format!("precision.{}", error.key), error);
+        section.resolve().map_err(at)?;
+        Ok(section)
     }
 
     /// The grid, when the file has a `[sweep]` table.
