@@ -1,5 +1,6 @@
 //! Training and evaluating in low precision, from the outside.
 
+use ffn_variants::PrecisionPreset;
 use ffnlab_tests::Sandbox;
 use serde_json::Value;
 
@@ -30,24 +31,6 @@ checkpoint_every = 5
 health_every = 4
 "#;
 
-const PRESETS: [&str; 15] = [
-    "fp32",
-    "tf32",
-    "bf16",
-    "bf16_pure",
-    "fp16",
-    "fp8_current",
-    "fp8_delayed",
-    "fp8_rowwise",
-    "fp8_block",
-    "mxfp8",
-    "mxfp6",
-    "mxfp4",
-    "nvfp4",
-    "int8",
-    "bitnet_b158",
-];
-
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);
@@ -66,7 +49,7 @@ fn every_precision_trains_says_so_and_reports_its_health() {
     let sandbox = sandbox();
     let full = train(&sandbox, "fp32", "fp32", &[]);
     let loss = |summary: &Value| summary["validation"]["loss"].as_f64().expect("a loss");
-    for preset in PRESETS {
+    for preset in PrecisionPreset::ALL.map(PrecisionPreset::name) {
         let summary = train(&sandbox, preset, preset, &[]);
         assert_eq!((&summary["status"], &summary["precision"]), (&"finished".into(), &preset.into()));
         // Twelve steps from the same weights on the same batches do not lead far apart.

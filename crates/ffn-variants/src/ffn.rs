@@ -103,7 +103,7 @@ impl Ffn {
         let branches = self.branches.forward(x_btd)?;
         let hidden = match self.precision.recipe().activation {
             ActivationType::Fp32 => branches.activate(self.kernels)?,
-            ActivationType::Compute => return branches.activate_in(self.precision.compute_dtype()?),
+            ActivationType::Compute => return branches.activate_in(self.precision.recipe().compute.dtype()),
         };
         self.precision.round(self.kernels, &hidden)
     }

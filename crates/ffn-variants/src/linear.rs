@@ -59,7 +59,7 @@ impl Linear {
     ) -> Self {
         let low = precision.recipe().linear(role).map(|formats| LowPrecision {
             formats,
-            output: precision.recipe().compute,
+            output: precision.recipe().compute.format(),
             observer: precision.observer(name.to_owned()),
         });
         Self { weight, kernels, low }

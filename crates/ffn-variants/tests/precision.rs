@@ -77,7 +77,6 @@ fn keys_change_one_thing_and_the_name_says_so() {
 #[test]
 fn what_makes_no_sense_is_refused_with_its_key() {
     for (text, key, part) in [
-        ("compute = \"e4m3\"", "compute", "fp32, bf16 or fp16"),
         ("activation = \"compute\"", "activation", "fp32 already"),
         ("[weight]\nrounding = \"stochastic\"", "weight", "nothing to round"),
         ("[weight]\nformat = \"bf16\"\nscaling = \"tensor\"", "weight", "needs no scale"),
@@ -94,6 +93,20 @@ fn what_makes_no_sense_is_refused_with_its_key() {
         assert_eq!(found_key, key, "{text}: {reason}");
         assert!(reason.contains(part), "{text}: {reason}");
     }
+}
+
+#[test]
+fn only_stored_types_can_be_computed_in() {
+    for key in ["compute", "residual"] {
+        let error = toml::from_str::<PrecisionSection>(&format!("{key} = \"e4m3\"")).unwrap_err().to_string();
+        assert!(error.contains("expected one of `fp32`, `bf16`, `fp16`"), "{error}");
+    }
+}
+
+#[test]
+fn asking_for_f32_by_name_is_the_same_as_not_asking() {
+    assert!(section("preset = \"fp32\"").normalised().is_empty());
+    assert_eq!(section("preset = \"bf16\"").normalised(), section("preset = \"bf16\""));
 }
 
 #[test]

@@ -11,21 +11,10 @@ use numerics::{Contraction, NumericFormat, Overflow, QuantSpec, Rounding};
 /// # Errors
 /// When x is not f32 on the CPU.
 pub fn round(kernels: Kernels, x: &Tensor, format: NumericFormat) -> Result<Tensor> {
-    match format {
-        NumericFormat::Fp32 => Ok(x.clone()),
-        NumericFormat::Tf32
-        | NumericFormat::Bf16
-        | NumericFormat::Fp16
-        | NumericFormat::E4m3
-        | NumericFormat::E5m2
-        | NumericFormat::E3m2
-        | NumericFormat::E2m3
-        | NumericFormat::E2m1
-        | NumericFormat::E8m0
-        | NumericFormat::Int8
-        | NumericFormat::Int4
-        | NumericFormat::Ternary => x.contiguous()?.apply_op1(Round { kernels, format }),
+    if format == NumericFormat::Fp32 {
+        return Ok(x.clone());
     }
+    x.contiguous()?.apply_op1(Round { kernels, format })
 }
 
 struct Round {
@@ -87,6 +76,65 @@ impl InplaceOp1 for QuantizeInPlace {
             numerics::quantize(values, rows, cols, Contraction::Columns, &self.spec, self.key, None)
                 .map_err(candle_core::Error::wrap)?;
         values.copy_from_slice(&operand.dequantize(rows, cols, Contraction::Columns));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn values_and_gradients_are_rounded_alike_by_both_kernels() -> Result<()> {
+        let (x, form) = (random(1, (7, 130))?, random(2, (7, 130))?);
+        for format in [NumericFormat::Bf16, NumericFormat::Fp16] {
+            let mut found = Vec::new();
+            for kernels in Kernels::ALL {
+                let var = Var::from_tensor(&x)?;
+                let y = round(kernels, &var, format)?;
+                let gradients = (&y * &form)?.sum_all()?.backward()?;
+                let dx = gradients.get(&var).expect("a gradient").clone();
+                for (got, exact) in [(y.detach(), &x), (dx, &form)] {
+                    for (got, exact) in got
+                        .flatten_all()?
+                        .to_vec1::<f32>()?
+                        .iter()
+                        .zip(exact.flatten_all()?.to_vec1::<f32>()?)
+                    {
+                        let expected =
+                            format.encode(exact, Rounding::NEAREST_EVEN, Overflow::Propagate).value;
+                        assert_eq!(got.to_bits(), expected.to_bits(), "{exact} in {format}");
+                    }
+                    found.push(bits(&got)?);
+                }
+            }
+            assert_eq!(found[..2], found[2..]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn f32_is_left_alone_and_fp16_overflows_to_infinity() -> Result<()> {
+        let x = Tensor::new(&[1e6f32, -1e-9, 65519.0, 65520.0], &Device::Cpu)?;
+        assert_eq!(bits(&round(Kernels::Portable, &x, NumericFormat::Fp32)?)?, bits(&x)?);
+        let half = round(Kernels::Portable, &x, NumericFormat::Fp16)?.to_vec1::<f32>()?;
+        assert_eq!(half, [f32::INFINITY, -0.0, 65504.0, f32::INFINITY]);
+        Ok(())
+    }
+
+    #[test]
+    fn quantised_in_place_is_what_quantise_gives() -> Result<()> {
+        let x = random(3, (4, 64))?;
+        let spec = QuantSpec { overflow: Overflow::Saturate, ..QuantSpec::unscaled(NumericFormat::E4m3) };
+        let spec = QuantSpec { scaling: numerics::Scaling::Row, ..spec };
+        let values = x.flatten_all()?.to_vec1::<f32>()?;
+        let operand = numerics::quantize(&values, 4, 64, Contraction::Columns, &spec, 0, None);
+        let expected = operand.map_err(candle_core::Error::wrap)?.dequantize(4, 64, Contraction::Columns);
+        quantize_in_place(&x, &spec, 0)?;
+        assert_eq!(x.flatten_all()?.to_vec1::<f32>()?, expected);
+        assert!(quantize_in_place(&x.t()?, &spec, 0).is_err(), "a strided view has no place of its own");
         Ok(())
     }
 }

@@ -18,5 +18,5 @@ mod state;
 pub use operand::{OperandSection, ScalingName};
 pub use preset::{PrecisionPreset, UnknownPrecision};
 pub use recipe::{LinearFormats, LinearRole, Recipe, RecipeError, Sizes};
-pub use section::{ActivationType, Component, LossScaling, PrecisionSection};
+pub use section::{ActivationType, Component, LossScaling, PrecisionSection, StoredType};
 pub use state::{Precision, TensorHealth};

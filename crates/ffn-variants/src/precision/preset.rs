@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::Recipe;
-use super::section::{ActivationType, Component, LossScaling};
+use super::section::{ActivationType, Component, LossScaling, StoredType};
 
 /// A recipe by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -168,18 +168,18 @@ impl PrecisionPreset {
         match self {
             Self::Fp32 => full(),
             Self::Tf32 => with_operands(full(), [QuantSpec::unscaled(NumericFormat::Tf32); 3]),
-            Self::Bf16 => mixed(NumericFormat::Bf16),
+            Self::Bf16 => mixed(StoredType::Bf16),
             Self::Bf16Pure => {
                 let stored = QuantSpec::unscaled(NumericFormat::Bf16);
                 Recipe {
-                    residual: NumericFormat::Bf16,
+                    residual: StoredType::Bf16,
                     master: QuantSpec { rounding: RoundingMode::Stochastic, ..stored },
                     first_moment: stored,
                     second_moment: stored,
-                    ..mixed(NumericFormat::Bf16)
+                    ..mixed(StoredType::Bf16)
                 }
             }
-            Self::Fp16 => Recipe { loss_scaling: LossScaling::Dynamic, ..mixed(NumericFormat::Fp16) },
+            Self::Fp16 => Recipe { loss_scaling: LossScaling::Dynamic, ..mixed(StoredType::Fp16) },
             Self::Fp8Current => fp8_hybrid(Scaling::Tensor),
             Self::Fp8Delayed => fp8_hybrid(Scaling::Delayed { history: 1024, margin: 0 }),
             Self::Fp8Rowwise => {
@@ -236,8 +236,8 @@ fn full() -> Recipe {
         input: fp32,
         down_input: fp32,
         grad: fp32,
-        compute: NumericFormat::Fp32,
-        residual: NumericFormat::Fp32,
+        compute: StoredType::Fp32,
+        residual: StoredType::Fp32,
         activation: ActivationType::Fp32,
         skip: Vec::new(),
         master: fp32,
@@ -249,13 +249,13 @@ fn full() -> Recipe {
     }
 }
 
-fn mixed(compute: NumericFormat) -> Recipe {
-    with_operands(Recipe { compute, ..full() }, [QuantSpec::unscaled(compute); 3])
+fn mixed(compute: StoredType) -> Recipe {
+    with_operands(Recipe { compute, ..full() }, [QuantSpec::unscaled(compute.format()); 3])
 }
 
 /// Operands below 16 bits: bf16 between operations, the output head left out.
 fn low(operands: [QuantSpec; 3]) -> Recipe {
-    let recipe = Recipe { compute: NumericFormat::Bf16, skip: vec![Component::LmHead], ..full() };
+    let recipe = Recipe { compute: StoredType::Bf16, skip: vec![Component::LmHead], ..full() };
     with_operands(recipe, operands)
 }
 

@@ -3,7 +3,7 @@
 use numerics::{Contraction, NumericFormat, QuantError, QuantSpec, Scaling};
 use serde::Serialize;
 
-use super::section::{ActivationType, Component, LossScaling};
+use super::section::{ActivationType, Component, LossScaling, StoredType};
 
 /// What is computed in which format. [`PrecisionSection::resolve`](super::PrecisionSection::resolve) makes one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,9 +19,9 @@ pub struct Recipe {
     /// Gradients of the results of weight products, as operands.
     pub grad: QuantSpec,
     /// Type between operations: results of products, norms, rotations, attention and activations, and their gradients.
-    pub compute: NumericFormat,
+    pub compute: StoredType,
     /// Type of the residual stream.
-    pub residual: NumericFormat,
+    pub residual: StoredType,
     /// Type inside the activation function.
     pub activation: ActivationType,
     /// Whose weight products keep operands of type `compute`.
@@ -114,8 +114,8 @@ impl Recipe {
         let formats = [&self.weight, &self.input, &self.down_input, &self.grad];
         let stored = [&self.master, &self.first_moment, &self.second_moment];
         formats.into_iter().chain(stored).all(|spec| spec.format == NumericFormat::Fp32)
-            && self.compute == NumericFormat::Fp32
-            && self.residual == NumericFormat::Fp32
+            && self.compute == StoredType::Fp32
+            && self.residual == StoredType::Fp32
             && self.loss_scaling == LossScaling::None
             && !self.sub_norm
     }
@@ -123,7 +123,7 @@ impl Recipe {
     /// Formats of the operands of a linear layer; `None` when it is computed in f32.
     pub fn linear(&self, role: LinearRole) -> Option<LinearFormats> {
         let formats = if self.skip.contains(&role.component()) {
-            let plain = QuantSpec::unscaled(self.compute);
+            let plain = QuantSpec::unscaled(self.compute.format());
             LinearFormats { input: plain, weight: plain, grad: plain, smooth: false }
         } else {
             let (input, smooth) = match role {
@@ -135,7 +135,7 @@ impl Recipe {
         let full = [&formats.input, &formats.weight, &formats.grad]
             .into_iter()
             .all(|spec| spec.format == NumericFormat::Fp32);
-        (!full || self.compute != NumericFormat::Fp32).then_some(formats)
+        (!full || self.compute != StoredType::Fp32).then_some(formats)
     }
 
     /// Whether scales come from earlier steps, so that a model cannot be evaluated without having been trained with

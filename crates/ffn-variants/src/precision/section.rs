@@ -1,5 +1,6 @@
 //! The precision section of a run's configuration: a preset, changed key by key.
 
+use candle_core::DType;
 use numerics::{NumericFormat, Scaling};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,10 +17,10 @@ pub struct PrecisionSection {
     pub preset: Option<PrecisionPreset>,
     /// Type between operations (results of products, norms, attention, activations): "fp32", "bf16" or "fp16".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub compute: Option<NumericFormat>,
+    pub compute: Option<StoredType>,
     /// Type of the residual stream: "fp32", "bf16" or "fp16".
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub residual: Option<NumericFormat>,
+    pub residual: Option<StoredType>,
     /// Type inside the activation function: "fp32" (widen, evaluate, round once) or "compute" (every operation inside it
     /// is rounded to the type between operations).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +64,38 @@ pub struct PrecisionSection {
     pub second_moment: OperandSection,
 }
 
+/// A type in which tensors are stored between operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredType {
+    /// f32.
+    Fp32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    Fp16,
+}
+
+impl StoredType {
+    /// The format that values are rounded to.
+    pub const fn format(self) -> NumericFormat {
+        match self {
+            Self::Fp32 => NumericFormat::Fp32,
+            Self::Bf16 => NumericFormat::Bf16,
+            Self::Fp16 => NumericFormat::Fp16,
+        }
+    }
+
+    /// The same as Candle's type.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Self::Fp32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::Fp16 => DType::F16,
+        }
+    }
+}
+
 /// Type inside the activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +133,13 @@ impl PrecisionSection {
     /// Whether the section says nothing, so that it need not be written.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The same section without a preset that changes nothing, so that asking for f32 by name is the same as not asking.
+    #[must_use]
+    pub fn normalised(self) -> Self {
+        let preset = self.preset.filter(|preset| *preset != PrecisionPreset::Fp32);
+        Self { preset, ..self }
     }
 
     /// Steps between two looks at the health of quantised tensors; 0: never.
@@ -143,16 +183,12 @@ impl PrecisionSection {
 /// What can be said of a recipe without knowing the model.
 fn check(recipe: &Recipe) -> Result<(), RecipeError> {
     let error = |key, reason: String| Err(RecipeError { key, reason });
-    for (key, format) in [("compute", recipe.compute), ("residual", recipe.residual)] {
-        if !is_stored_type(format) {
-            return error(key, format!("{format} is no type to compute in; use fp32, bf16 or fp16"));
-        }
-    }
-    if recipe.activation == ActivationType::Compute && recipe.compute == NumericFormat::Fp32 {
+    if recipe.activation == ActivationType::Compute && recipe.compute == StoredType::Fp32 {
         let reason = "the type between operations is fp32 already; set `compute` to bf16 or fp16, or remove `activation`";
         return error("activation", reason.to_owned());
     }
-    if !is_stored_type(recipe.master.format) || recipe.master.scaling != Scaling::None {
+    let storable = [StoredType::Fp32, StoredType::Bf16, StoredType::Fp16].map(StoredType::format);
+    if !storable.contains(&recipe.master.format) || recipe.master.scaling != Scaling::None {
         let reason = format!(
             "weights can be stored as fp32, bf16 or fp16 without a scale, not as {}",
             recipe.master.format
@@ -196,10 +232,6 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
         return error("weight.block", reason);
     }
     Ok(())
-}
-
-fn is_stored_type(format: NumericFormat) -> bool {
-    matches!(format, NumericFormat::Fp32 | NumericFormat::Bf16 | NumericFormat::Fp16)
 }
 
 impl From<&Recipe> for PrecisionSection {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use kernels::{Kernels, Matrix, Observer, Role};
 use numerics::{Contraction, DelayedScale, Health, NumericFormat, Operand, QuantSpec, Scaling};
 
@@ -137,7 +137,7 @@ impl Precision {
     /// # Errors
     /// When x is not f32 on the CPU and has to be rounded.
     pub fn round(&self, kernels: Kernels, x: &Tensor) -> Result<Tensor> {
-        kernels::round(kernels, x, self.recipe.compute)
+        kernels::round(kernels, x, self.recipe.compute.format())
     }
 
     /// x in the type of the residual stream.
@@ -145,29 +145,7 @@ impl Precision {
     /// # Errors
     /// As [`Precision::round`].
     pub fn round_residual(&self, kernels: Kernels, x: &Tensor) -> Result<Tensor> {
-        kernels::round(kernels, x, self.recipe.residual)
-    }
-
-    /// The type between operations as Candle's.
-    ///
-    /// # Errors
-    /// When it is none in which an activation can be evaluated.
-    pub(crate) fn compute_dtype(&self) -> Result<DType> {
-        match self.recipe.compute {
-            NumericFormat::Fp32 => Ok(DType::F32),
-            NumericFormat::Bf16 => Ok(DType::BF16),
-            NumericFormat::Fp16 => Ok(DType::F16),
-            other @ (NumericFormat::Tf32
-            | NumericFormat::E4m3
-            | NumericFormat::E5m2
-            | NumericFormat::E3m2
-            | NumericFormat::E2m3
-            | NumericFormat::E2m1
-            | NumericFormat::E8m0
-            | NumericFormat::Int8
-            | NumericFormat::Int4
-            | NumericFormat::Ternary) => bail!("nothing is computed in {other}"),
-        }
+        kernels::round(kernels, x, self.recipe.residual.format())
     }
 
     /// The keeper of one layer's state.

@@ -1,8 +1,10 @@
 //! Precisions as a comparison sees them: which one is the reference, in which order they are listed, and which keys of
 //! a config are about them.
 
+use ffn_variants::PrecisionPreset;
+
 /// Name of full precision, the reference that every other precision is measured against.
-pub(super) const FULL: &str = "fp32";
+pub(super) const FULL: &str = PrecisionPreset::Fp32.name();
 
 /// Prefix of the config keys that set a precision. Plain full precision has none of them.
 pub(super) const SECTION: &str = "precision.";
@@ -10,29 +12,11 @@ pub(super) const SECTION: &str = "precision.";
 /// Follows the name of a recipe whose keys were changed.
 const CHANGED: &str = " (changed)";
 
-/// Recipes from wide to narrow, the order in which they are listed.
-const WIDE_TO_NARROW: [&str; 15] = [
-    FULL,
-    "tf32",
-    "bf16",
-    "bf16_pure",
-    "fp16",
-    "fp8_current",
-    "fp8_delayed",
-    "fp8_rowwise",
-    "fp8_block",
-    "mxfp8",
-    "mxfp6",
-    "mxfp4",
-    "nvfp4",
-    "int8",
-    "bitnet_b158",
-];
-
-/// Sorts names from wide to narrow, a changed recipe right after its own, and other names last, by name.
+/// Sorts names from wide to narrow (the order of [`PrecisionPreset::ALL`]), a changed recipe right after its own, and other names last, by name.
 pub(super) fn place(name: &str) -> (usize, &str) {
     let recipe = name.strip_suffix(CHANGED).unwrap_or(name);
-    (WIDE_TO_NARROW.iter().position(|known| *known == recipe).unwrap_or(WIDE_TO_NARROW.len()), name)
+    let presets = PrecisionPreset::ALL;
+    (presets.iter().position(|preset| preset.name() == recipe).unwrap_or(presets.len()), name)
 }
 
 /// Whether `name` is that of plain full precision.

@@ -114,6 +114,7 @@ impl ConfigSource {
     pub fn resolve(&self) -> Result<RunConfig, ConfigError> {
         let mut config = self.layers.resolve()?;
         validate(&config, &self.layers)?;
+        config.precision = config.precision.normalised();
         for path in &mut config.data.train {
             *path = self.absolute("data.train", path);
         }
