@@ -16,11 +16,16 @@ pub fn plant(stress: &StressConfig, params: &ParamStore) -> Result<()> {
         return Ok(());
     }
     let vars = params.vars();
-    let embedding = rows(&find(&vars, "model.embed_tokens.weight")?)?;
-    let Some(direction) = embedding.get(stress.token as usize) else {
-        bail!("stress.token = {} is outside the vocabulary of {}", stress.token, embedding.len());
+    let embed_tokens = find(&vars, "model.embed_tokens.weight")?;
+    let mut embedding = rows(&embed_tokens)?;
+    let vocab_size = embedding.len();
+    let Some(row) = embedding.get_mut(stress.token as usize) else {
+        bail!("stress.token = {} is outside the vocabulary of {vocab_size}", stress.token);
     };
-    let unit = norm(direction).max(f64::MIN_POSITIVE);
+    let direction = row.clone();
+    let unit = norm(&direction).max(f64::MIN_POSITIVE);
+    row.iter_mut().for_each(|x| *x = (f64::from(*x) * stress.token_gain) as f32);
+    set(&embed_tokens, embedding)?;
     for up in vars.iter().filter(|param| param.name.ends_with("mlp.up_proj.weight")) {
         let mut up_rows = rows(up)?;
         if stress.channels > up_rows.len() {

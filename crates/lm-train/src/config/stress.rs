@@ -20,6 +20,10 @@ pub struct StressConfig {
     /// Length of the planted up weights, in multiples of what a drawn weight row has. Default 1.
     #[garde(range(min = 0.0, max = 1e4))]
     pub strength: f64,
+    /// The embedding of the token is multiplied by this, so that it outweighs in the residual stream what attention adds
+    /// to it, also after training. Default 1.
+    #[garde(range(min = 0.0, max = 1e4))]
+    pub token_gain: f64,
     /// Id of the token. Default 255, which in the byte tokenizer is a byte that no UTF-8 text contains.
     #[garde(skip)]
     pub token: u32,
@@ -33,7 +37,15 @@ pub struct StressConfig {
 
 impl Default for StressConfig {
     fn default() -> Self {
-        Self { channels: 0, gain: 2.0, strength: 1.0, token: 255, outlier_at: 0, outlier_steps: 1 }
+        Self {
+            channels: 0,
+            gain: 2.0,
+            strength: 1.0,
+            token_gain: 1.0,
+            token: 255,
+            outlier_at: 0,
+            outlier_steps: 1,
+        }
     }
 }
 
