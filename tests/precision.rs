@@ -100,6 +100,26 @@ fn a_resumed_run_is_the_same_in_precisions_that_keep_a_state() {
 }
 
 #[test]
+fn a_scaled_gradient_that_overflows_leaves_the_step_out() {
+    let sandbox = sandbox();
+    // Weights so large that 2^16 times the gradient exceeds what fp16 holds.
+    let wild = ["-o", "model.init_std=1"];
+    let summary = train(&sandbox, "fp16", "run", &wild);
+    assert_eq!(summary["status"], "finished");
+    let skipped = summary["skipped_steps"].as_u64().expect("steps were left out");
+    let steps = sandbox.metrics("run", "step");
+    let left_out: Vec<&Value> = steps.iter().filter(|step| step["skipped"] == true).collect();
+    assert_eq!(left_out.len() as u64, skipped);
+    assert!(left_out.iter().all(|step| step["grad_norm"].is_null()));
+    let scales: Vec<f64> = steps.iter().map(|step| step["loss_scale"].as_f64().expect("a scale")).collect();
+    assert_eq!(scales[0], 65536.0);
+    assert_eq!(scales[11], 65536.0 / 2f64.powi(skipped as i32), "the scale halves every time: {scales:?}");
+    let text =
+        sandbox.ok(&["train", "tiny.toml", "-o", "precision.preset=fp16", wild[0], wild[1], "--out", "run"]);
+    assert!(text.contains("in fp16") && text.contains("steps were left out"), "{text}");
+}
+
+#[test]
 fn threads_do_not_change_a_low_precision_run() {
     let sandbox = sandbox();
     for preset in ["fp8_block", "nvfp4"] {

@@ -30,14 +30,22 @@ impl<'a> Factor<'a> {
         }
     }
 
-    /// What the operand stands for, as a tensor of lines by steps.
+    /// What the operand stands for, exactly, as an f64 tensor of lines by steps.
     pub(crate) fn decoded(&self) -> Result<Tensor> {
-        let values = self.operand.dequantize(self.rows, self.cols, self.contraction);
-        let tensor = Tensor::from_vec(values, (self.rows, self.cols), &Device::Cpu)?;
-        match self.contraction {
-            Contraction::Columns => Ok(tensor),
-            Contraction::Rows => tensor.t()?.contiguous(),
-        }
+        let (lines, steps) = (self.mat().rows, self.mat().cols);
+        let block = self.block().unwrap_or(steps);
+        let at = |line: usize, step: usize| {
+            let index = match self.contraction {
+                Contraction::Columns => line * self.cols + step,
+                Contraction::Rows => step * self.cols + line,
+            };
+            f64::from(self.operand.values[index]) * f64::from(self.scale(line, step / block))
+        };
+        let values: Vec<f64> = (0..lines)
+            .flat_map(|line| (0..steps).map(move |step| (line, step)))
+            .map(|(l, s)| at(l, s))
+            .collect();
+        Tensor::from_vec(values, (lines, steps), &Device::Cpu)
     }
 
     /// The scale of a line in a block of steps.

@@ -97,9 +97,10 @@ impl Train {
 /// A run in a few lines.
 fn describe(summary: &Summary) -> String {
     let head = format!(
-        "{} (d_ff {}), seed {}: {} parameters, {} steps, {} tokens, {:.0} tokens/s, peak {:.0} MiB",
+        "{} (d_ff {}) in {}, seed {}: {} parameters, {} steps, {} tokens, {:.0} tokens/s, peak {:.0} MiB",
         summary.ffn,
         summary.d_ff,
+        summary.precision,
         summary.seed,
         summary.params.total,
         summary.steps,
@@ -123,5 +124,15 @@ fn describe(summary: &Summary) -> String {
             text
         }
     };
-    format!("{head}\n{result}")
+    let mut text = format!("{head}\n{result}");
+    if summary.skipped_steps > 0 {
+        text += &format!(
+            "\n{} steps were left out because the scaled gradient overflowed",
+            summary.skipped_steps
+        );
+    }
+    if summary.non_finite > 0 {
+        text += &format!("\n{} operands of weight products were NaN or infinite", summary.non_finite);
+    }
+    text
 }

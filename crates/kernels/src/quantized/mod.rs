@@ -16,8 +16,9 @@
 use crate::Kernels;
 use crate::buffers::{elements, with_elements};
 use crate::scaled_matmul::{Factor, scaled_matmul};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use numerics::{Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, Scaling};
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
@@ -93,8 +94,8 @@ pub struct QuantizedLinear {
 
 /// y = x wᵀ for x \[.., d_in\] and w \[d_out, d_in\], both f32 on the CPU, computed as `how` says; y is \[.., d_out\].
 ///
-/// The reference quantises one number after the other and multiplies what the operands decode to with Candle; the
-/// portable version uses the vectorised quantiser and applies scales to sums.
+/// The reference quantises one number after the other, multiplies and sums what the operands stand for in f64, and rounds
+/// once. The portable version uses the vectorised quantiser, sums in f32 and applies scales to sums.
 ///
 /// # Errors
 /// When the shapes do not fit, a block does not divide a width, or the tensors are not f32 on the CPU.
@@ -256,8 +257,7 @@ impl Op {
         forward: &'a Operand,
         matrix: Matrix<'_>,
         factors: Option<&[f32]>,
-    ) -> Result<std::borrow::Cow<'a, Operand>> {
-        use std::borrow::Cow;
+    ) -> Result<Cow<'a, Operand>> {
         if matches!(forward.outer, OuterScale::Uniform(_)) && !self.spec(role).scaling.follows_sum() {
             return Ok(Cow::Borrowed(forward));
         }
@@ -280,7 +280,10 @@ impl Op {
 
     fn multiply(&self, a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
         match self.kernels {
-            Kernels::Reference => a.decoded()?.matmul(&b.decoded()?.t()?)?.flatten_all()?.to_vec1(),
+            Kernels::Reference => {
+                let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
+                product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+            }
             Kernels::Portable => scaled_matmul(a, b),
         }
     }

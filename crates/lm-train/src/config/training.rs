@@ -111,14 +111,9 @@ pub struct TrainConfig {
     #[garde(range(min = 1, max = 1_000_000))]
     pub keep_checkpoints: usize,
     /// Log |cos(w_gate, w_up)| of every channel every so many steps; 0: never. Default 0.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::record::is_zero")]
     #[garde(skip)]
     pub alignment_every: u64,
-}
-
-/// Whether alignment is not logged, so that the key need not be written.
-fn is_zero(every: &u64) -> bool {
-    *every == 0
 }
 
 impl Default for TrainConfig {

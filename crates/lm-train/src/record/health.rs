@@ -29,12 +29,8 @@ pub struct HealthRow {
     /// Largest scale in use.
     pub scale_max: f64,
     /// NaN and infinities.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "super::is_zero")]
     pub non_finite: u64,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 impl HealthRow {

@@ -33,7 +33,7 @@ pub enum Metric {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         skipped: bool,
         /// NaN and infinities among the operands of weight products; absent when there were none.
-        #[serde(default, skip_serializing_if = "is_zero")]
+        #[serde(default, skip_serializing_if = "super::is_zero")]
         non_finite: u64,
         /// Seconds since the run began, all sittings together.
         wall_s: f64,
@@ -65,10 +65,6 @@ pub enum Metric {
         /// |cos(w_gate, w_up)| of every channel.
         cosines: Vec<f64>,
     },
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 impl Metric {

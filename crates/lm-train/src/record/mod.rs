@@ -21,3 +21,8 @@ pub use health::{HealthRow, HealthSummary, summarise_health};
 pub use metrics::{Metric, MetricsWriter, read_metrics};
 pub use run_dir::{Existing, RunDir};
 pub use summary::{EvalResult, ParamCounts, RUN_SCHEMA, RunStatus, Summary};
+
+/// For counts that need not be written while there is nothing to count.
+pub(crate) fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

@@ -103,10 +103,10 @@ pub struct Summary {
     /// Processor, operating system and architecture.
     pub host: String,
     /// Steps left out because the scaled gradient overflowed (loss scaling only).
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "super::is_zero")]
     pub skipped_steps: u64,
     /// NaN and infinities among the operands of weight products, over all training steps.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "super::is_zero")]
     pub non_finite: u64,
     /// How the quantised operands fared, by kind; empty in f32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -116,8 +116,4 @@ pub struct Summary {
 /// What runs were computed in before there was a choice.
 fn full_precision() -> String {
     ffn_variants::PrecisionPreset::Fp32.name().to_owned()
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
