@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use candle_core::Device;
+use ffn_variants::Recipe;
 
 /// A device a user can ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,20 @@ impl DeviceChoice {
             },
         }
     }
+}
+
+/// Whether `recipe` can be computed on `device`: low precision is emulated on the CPU only.
+///
+/// # Errors
+/// When it cannot, with what to do.
+pub fn check_recipe(device: &Device, recipe: &Recipe) -> Result<()> {
+    if recipe.is_full() || device.is_cpu() {
+        return Ok(());
+    }
+    bail!(
+        "precision {} is computed on the CPU only; use --device cpu, or precision.preset = \"fp32\"",
+        recipe.name
+    )
 }
 
 impl fmt::Display for DeviceChoice {

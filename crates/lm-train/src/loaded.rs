@@ -9,6 +9,7 @@ use ffn_variants::{FfnKind, Precision, PrecisionSection};
 use kernels::Kernels;
 
 use crate::config::RunConfig;
+use crate::device::check_recipe;
 use crate::model::{ParamStore, Transformer};
 use crate::record::{Checkpoint, RunDir, Summary};
 use crate::session::{load_weights, take_histories};
@@ -75,6 +76,7 @@ impl LoadedRun {
             .dim(0)?;
         drop(weights);
         let precision = precision_of(&config, vocab_size, precision, &checkpoint)?;
+        check_recipe(device, precision.recipe())?;
         let params = ParamStore::new(config.seed, DType::F32, device);
         Transformer::new(&config.model, vocab_size, params.builder(), kernels, &precision)?;
         load_weights(&params, &checkpoint)?;

@@ -11,6 +11,7 @@ use kernels::Kernels;
 
 use crate::config::RunConfig;
 use crate::data::Batch;
+use crate::device;
 use crate::loss_scale::LossScale;
 use crate::model::{Dropout, ParamStore, Transformer, count_params};
 use crate::optim::AdamW;
@@ -63,6 +64,7 @@ impl Session {
     pub fn new(config: &RunConfig, vocab_size: usize, device: &Device, kernels: Kernels) -> Result<Self> {
         let params = ParamStore::new(config.seed, DType::F32, device);
         let recipe = config.precision.resolve()?;
+        device::check_recipe(device, &recipe)?;
         check_head(config, &recipe, vocab_size)?;
         let loss_scale = LossScale::new(recipe.loss_scaling);
         let precision = Precision::new(recipe, Key::new(config.seed, Purpose::Rounding).u64());
