@@ -38,6 +38,8 @@ mod cross_entropy;
 mod embedding;
 mod heads;
 
+pub mod profile;
+
 mod adamw;
 mod grad_norm;
 

@@ -6,6 +6,7 @@
 use crate::Kernels;
 use crate::buffers::{from_first, with_cpu};
 use crate::matmul::{Mat, matmul};
+use crate::profile::{Part, matmul_span};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 /// y = x wᵀ for x \[.., d_in\] and w \[d_out, d_in\]; y is \[.., d_out\].
@@ -45,7 +46,7 @@ impl CustomOp2 for Linear {
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (matrix(x, x_layout)?, matrix(w, w_layout)?);
-        let y = matmul(x, w.t());
+        let y = matmul_span(Part::MatmulForward, [x.rows, x.cols, w.rows], || matmul(x, w.t()));
         Ok((CpuStorage::F32(y), Shape::from((x.rows, w.rows))))
     }
 
@@ -57,8 +58,8 @@ impl CustomOp2 for Linear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let of_x = x.track_op().then(|| multiply(dy, w)).transpose()?;
-        let of_w = w.track_op().then(|| multiply(&dy.t()?, x)).transpose()?;
+        let of_x = x.track_op().then(|| multiply(Part::MatmulInput, dy, w)).transpose()?;
+        let of_w = w.track_op().then(|| multiply(Part::MatmulWeight, &dy.t()?, x)).transpose()?;
         Ok((of_x, of_w))
     }
 }
@@ -69,9 +70,10 @@ fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Mat<'a>> {
 }
 
 /// a b, without a graph.
-fn multiply(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn multiply(part: Part, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let product = with_cpu([a, b], |[(a, a_layout), (b, b_layout)]| {
-        Ok(matmul(matrix(a, a_layout)?, matrix(b, b_layout)?))
+        let (a, b) = (matrix(a, a_layout)?, matrix(b, b_layout)?);
+        Ok(matmul_span(part, [a.rows, a.cols, b.cols], || matmul(a, b)))
     })?;
     Tensor::from_vec(product, (a.dim(0)?, b.dim(1)?), a.device())
 }
