@@ -13,7 +13,7 @@ use ffn_variants::{Activation, FfnKind};
 use serde_json::json;
 
 use crate::loaded::LoadedRun;
-use crate::record::{write_atomic, write_tensors};
+use crate::record::{write_atomic, write_atomic_with, write_tensors};
 
 /// Stock class and its name for the activation.
 struct Target {
@@ -71,7 +71,7 @@ pub fn export_hf(run: &LoadedRun, out: &Path) -> Result<()> {
     });
     let weights: Vec<_> =
         run.params.vars().into_iter().map(|p| (p.name, p.var.as_detached_tensor())).collect();
-    write_tensors(&out.join("model.safetensors"), &weights)?;
+    write_atomic_with(&out.join("model.safetensors"), |file| write_tensors(file, &weights))?;
     if let Some(tokenizer) = &run.tokenizer {
         write_atomic(&out.join("tokenizer.json"), tokenizer.json().as_bytes())?;
         let eos = eos.and_then(|id| tokenizer.name_of(id));

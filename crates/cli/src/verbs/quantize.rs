@@ -1,13 +1,13 @@
 //! `ffnlab quantize`: any tensors in a number format, with codes and scales, to be held against hardware.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
 use ffn_variants::precision::{OperandSection, ScalingName};
-use lm_train::record::{read_tensors, write_tensors};
+use lm_train::record::{read_tensors, write_atomic_with, write_tensors};
 use numerics::{
     Contraction, EncodedMatrix, Health, NumericFormat, Overflow, QuantSpec, RoundingMode, StoredScales,
 };
@@ -105,7 +105,7 @@ impl Quantize {
         if rows.is_empty() {
             bail!("{} holds no floating-point tensor", self.input.display());
         }
-        write_atomically(&self.output, &out)?;
+        write_atomic_with(&self.output, |file| write_tensors(file, &out))?;
         if self.json {
             print_json(&rows)?
         } else {
@@ -170,19 +170,6 @@ fn push(
     };
     out.extend(scales.map(|scales| (format!("{name}.scales"), scales)));
     Ok(())
-}
-
-/// Through a neighbour of the file, so that a full disk leaves no half of it.
-fn write_atomically(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let name = path.file_name().with_context(|| format!("--out {} names no file", path.display()))?;
-    let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = write_tensors(&temporary, tensors).and_then(|()| {
-        std::fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
-    });
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
 }
 
 fn table(rows: &[Row]) -> String {

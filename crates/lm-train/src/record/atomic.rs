@@ -1,7 +1,6 @@
 //! Files that are either whole or absent.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,23 +8,32 @@ use anyhow::{Context, Result};
 /// Writes `bytes` to `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
 ///
 /// # Errors
-/// When the folder cannot be written (no space, no permission); the old file is then untouched.
+/// As [`write_atomic_with`].
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+    write_atomic_with(path, |temporary| Ok(fs::write(temporary, bytes)?))
+}
+
+/// Lets `write` make the file under a temporary name beside `path`, makes it durable and puts it in the place of `path`, so
+/// that a reader, or a crash, sees the old file or the new one and nothing between.
+///
+/// # Errors
+/// What `write` says; a folder that cannot be written (no space, no permission). The old file is then untouched.
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let place = || format!("cannot write {}", path.display());
+    let name = path.file_name().context("the path names no file").with_context(place)?;
+    let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let put = || -> std::io::Result<()> {
+        File::open(&temporary)?.sync_all()?;
         fs::rename(&temporary, path)?;
-        sync_folder(folder)
+        sync_folder(path.parent().unwrap_or(Path::new(".")))
     };
-    write()
+    write(&temporary)
+        .and_then(|()| Ok(put()?))
         .inspect_err(|_| {
+            // What is left of a failed attempt is of no use; that it cannot be removed either is no further news.
             let _ = fs::remove_file(&temporary);
         })
-        .with_context(|| format!("cannot write {}", path.display()))
+        .with_context(place)
 }
 
 /// Makes a rename inside `folder` durable.
@@ -49,8 +57,24 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_attempt_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomic(&path, b"old").unwrap();
+        let error = write_atomic_with(&path, |temporary| {
+            fs::write(temporary, b"half of the n")?;
+            anyhow::bail!("no space left")
+        });
+        assert!(format!("{:#}", error.unwrap_err()).contains("a.json: no space left"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn an_unwritable_folder_is_an_error_that_names_the_file() {
         let error = write_atomic(Path::new("no-such-folder/a.json"), b"x").unwrap_err();
         assert!(format!("{error:#}").contains("a.json"));
+        let error = write_atomic(Path::new("/"), b"x").unwrap_err();
+        assert!(format!("{error:#}").contains("names no file"));
     }
 }

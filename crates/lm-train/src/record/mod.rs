@@ -15,7 +15,7 @@ mod metrics;
 mod run_dir;
 mod summary;
 
-pub use atomic::{sync_folder, write_atomic};
+pub use atomic::{sync_folder, write_atomic, write_atomic_with};
 pub use checkpoint::{Checkpoint, CheckpointState, read_tensors, write_tensors};
 pub use health::{HealthRow, HealthSummary, summarise_health};
 pub use metrics::{Metric, MetricsWriter, read_metrics};
