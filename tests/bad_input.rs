@@ -146,6 +146,33 @@ fn evaluation_refuses_what_makes_no_sense() {
 }
 
 #[test]
+fn an_environment_that_asks_for_what_is_not_there_is_refused_before_anything_runs() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let train = |variable: &str, value: &str, more: &[&str]| {
+        let mut command = sandbox.command(&[&["train", "tiny.toml", "--out", "run"], more].concat());
+        let output = command.env(variable, value).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let mut cases =
+        vec![("FFNLAB_ISA", "sse9", "avx2"), ("FFNLAB_KERNELS", "fast", "reference, portable, auto")];
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if !cpu.contains("avx512f") {
+        cases.push(("FFNLAB_ISA", "avx512", "this CPU has no avx512"));
+    }
+    for (variable, value, expected) in cases {
+        let (code, stderr) = train(variable, value, &[]);
+        assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{stderr}");
+        contains(&stderr, &["ffnlab: ", variable, value, expected]);
+        assert!(!sandbox.path("run").exists(), "nothing runs under {variable}={value}");
+    }
+    // A flag wins over the variable, and an empty variable is none.
+    assert_eq!(train("FFNLAB_KERNELS", "fast", &["--kernels", "auto"]).0, Some(0));
+    assert_eq!(train("FFNLAB_KERNELS", "", &[]).0, Some(0));
+    assert_eq!(train("FFNLAB_ISA", "", &[]).0, Some(0));
+}
+
+#[test]
 fn a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written() {
     let sandbox = Sandbox::new();
     sandbox.write(

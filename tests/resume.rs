@@ -77,6 +77,16 @@ fn one_and_two_threads_give_the_same_bits() {
 }
 
 #[test]
+fn the_instruction_set_of_the_loops_does_not_show() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.ok(&["train", "tiny.toml", "--out", "widest"]);
+    let mut pinned = sandbox.command(&["train", "tiny.toml", "--out", "baseline"]);
+    assert!(pinned.env("FFNLAB_ISA", "baseline").status().unwrap().success());
+    same_run(&sandbox, "widest", "baseline", 24);
+}
+
+#[test]
 fn a_run_that_has_ended_is_not_repeated() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);

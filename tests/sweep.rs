@@ -38,6 +38,52 @@ fn a_cell_is_the_run_that_train_would_make() {
     assert_eq!(sandbox.losses(cell), sandbox.losses("alone"));
 }
 
+/// Cores that the runs of a grid of two seeds could run on, by run; and those of a run outside of any grid.
+#[cfg(target_os = "linux")]
+fn cores_of_two_cells(keep_to: Option<&[u64]>) -> (Vec<Vec<u64>>, Vec<u64>) {
+    use lm_train::cores::Pin;
+    use std::os::unix::process::CommandExt;
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.write("grid.toml", format!("{TINY}\n[sweep]\nseed = [0, 1]\n"));
+    for args in [["train", "tiny.toml", "--out", "alone"], ["sweep", "grid.toml", "--out", "runs"]] {
+        let mut command = sandbox.command(&args);
+        if let Some(cores) = keep_to {
+            let cores: Vec<usize> = cores.iter().map(|&core| core as usize).collect();
+            let pin = Pin::to(&cores);
+            // SAFETY: a pin is safe to apply between fork and exec.
+            unsafe {
+                command.pre_exec(move || pin.apply().then_some(()).ok_or_else(std::io::Error::last_os_error))
+            };
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let cores = |run: &str| -> Vec<u64> {
+        sandbox.summary(run)["cores"].as_array().unwrap().iter().map(|core| core.as_u64().unwrap()).collect()
+    };
+    let plan = sandbox.json(&["sweep", "grid.toml", "--out", "runs", "--dry-run", "--json"]);
+    let cells = plan.as_array().unwrap().iter().map(|cell| cores(cell["out"].as_str().unwrap())).collect();
+    (cells, cores("alone"))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn cells_side_by_side_keep_to_cores_of_their_own() {
+    let (cells, all) = cores_of_two_cells(None);
+    let quota = std::thread::available_parallelism().unwrap().get() < all.len();
+    if all.len() < 2 || quota {
+        assert_eq!(cells, [all.clone(), all], "nothing to share out");
+        return;
+    }
+    let middle = all.len().div_ceil(2);
+    assert_eq!(cells, [all[..middle].to_vec(), all[middle..].to_vec()]);
+    // A sweep that is itself kept to a core stays there.
+    let last = &all[all.len() - 1..];
+    let (cells, alone) = cores_of_two_cells(Some(last));
+    assert_eq!((alone.as_slice(), cells), (last, vec![last.to_vec(); 2]));
+}
+
 #[test]
 fn a_failing_cell_is_reported_and_the_others_go_on() {
     let sandbox = Sandbox::new();

@@ -1,12 +1,16 @@
 //! The command line: verbs, and the options that all of them share.
 
+use std::env;
+use std::fmt;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use kernels::Kernels;
+use kernels::{Kernels, UnknownKernels};
 use lm_train::config::{ConfigError, Override};
 use lm_train::device::DeviceChoice;
+use numerics::simd::{self, ISA_VARIABLE};
 
 use crate::verbs;
 
@@ -28,6 +32,12 @@ Examples:
   ffnlab sweep my-grid.toml --jobs 2           train every cell of a grid; call again to go on
   ffnlab compare runs/my-grid                  the table with paired differences
 
+Environment:
+  FFNLAB_CACHE    folder of tokenizers and tokens [default: ~/.cache/ffnlab]
+  FFNLAB_KERNELS  what --kernels is when it is not given
+  FFNLAB_ISA      instruction set of ffnlab's own loops, not of matrix products: baseline, avx2 or
+                  avx512 [default: the widest that the CPU has]
+
 Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130/143 stopped by a signal after a checkpoint,
 141 the reader of the output went away.";
 
@@ -40,18 +50,78 @@ pub struct Common {
     /// Where tensors live: cpu or cuda
     #[arg(long, global = true, default_value_t, value_name = "DEVICE", help_heading = "Common options")]
     pub device: DeviceChoice,
-    /// Implementation of the operations: reference (plain Candle) or portable (fused)
-    #[arg(long, global = true, default_value_t, value_name = "KERNELS", help_heading = "Common options")]
+    /// Implementation of the operations: reference (plain Candle), portable (fused, in the widest instruction set of the
+    /// CPU), or auto, the fastest of them [default: $FFNLAB_KERNELS, else auto]
+    #[arg(long = "kernels", global = true, value_name = "KERNELS", help_heading = "Common options")]
+    kernels_choice: Option<KernelsChoice>,
+    /// What [`Common::apply`] has made of it.
+    #[arg(skip)]
     pub kernels: Kernels,
 }
 
+/// The environment variable that stands in for `--kernels`.
+const KERNELS_VARIABLE: &str = "FFNLAB_KERNELS";
+
 impl Common {
-    /// Settings of the whole process; called before any thread exists.
-    pub fn apply(&self) {
+    /// Settings of the whole process; called before any thread exists and before anything runs.
+    ///
+    /// # Errors
+    /// An environment variable that asks for what is not there.
+    pub fn apply(&mut self) -> Result<(), ConfigError> {
+        simd::pinned().map_err(|error| bad_variable(ISA_VARIABLE, &error))?;
+        let choice = match self.kernels_choice {
+            Some(choice) => choice,
+            None => kernels_from_environment()?,
+        };
+        self.kernels = choice.resolve();
         lm_train::memory::keep_freed_pages();
         if self.threads > 0 {
             // SAFETY: no other thread is running yet.
-            unsafe { std::env::set_var("RAYON_NUM_THREADS", self.threads.to_string()) };
+            unsafe { env::set_var("RAYON_NUM_THREADS", self.threads.to_string()) };
+        }
+        Ok(())
+    }
+}
+
+fn kernels_from_environment() -> Result<KernelsChoice, ConfigError> {
+    match env::var_os(KERNELS_VARIABLE) {
+        Some(name) if !name.is_empty() => {
+            name.to_string_lossy().parse().map_err(|error| bad_variable(KERNELS_VARIABLE, &error))
+        }
+        Some(_) | None => Ok(KernelsChoice::Auto),
+    }
+}
+
+fn bad_variable(name: &str, error: &dyn fmt::Display) -> ConfigError {
+    ConfigError::Invalid { place: format!("environment variable {name}"), message: error.to_string() }
+}
+
+/// What `--kernels` can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KernelsChoice {
+    /// Whatever is fastest on this machine.
+    Auto,
+    /// This one.
+    Only(Kernels),
+}
+
+impl KernelsChoice {
+    fn resolve(self) -> Kernels {
+        match self {
+            // Its loops are compiled for several instruction sets and take the widest of the CPU at run time.
+            Self::Auto => Kernels::Portable,
+            Self::Only(kernels) => kernels,
+        }
+    }
+}
+
+impl FromStr for KernelsChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            _ => name.parse().map(Self::Only).map_err(|error: UnknownKernels| format!("{error}, auto")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Cells of a grid as child processes: each `ffnlab train` with its share of the threads, shown side by side.
+//! Cells of a grid as child processes: each `ffnlab train` with its share of the cores, shown side by side.
 //!
 //! Processes rather than threads, because a crash or an out-of-memory kill of one cell must not take the others with
 //! it, and because single-threaded runs side by side use two cores better than one run with two threads.
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lm_train::config::RunConfig;
+use lm_train::cores::Pin;
 use lm_train::record::{RunStatus, Summary};
 use lm_train::trainer::{Stop, TrainEvent};
 
@@ -19,6 +20,7 @@ use crate::args::Common;
 use crate::output::note;
 use crate::progress::{Events, show_on_bar, step_style};
 use crate::signals;
+use crate::slots::{Slot, Slots};
 
 /// One cell to train.
 #[derive(Clone, Debug)]
@@ -48,19 +50,20 @@ enum Message {
 
 struct Running {
     index: usize,
+    slot: usize,
     child: Child,
     stderr: std::thread::JoinHandle<String>,
     view: Option<ProgressBar>,
     summary: Option<Summary>,
 }
 
-/// Runs all `jobs`, `parallel` at a time.
+/// Runs all `jobs`, as many at a time as there are slots.
 ///
 /// # Errors
 /// When a child cannot be started at all.
-pub fn run(jobs: &[Job], parallel: usize, common: &Common) -> Result<Report> {
+pub fn run(jobs: &[Job], slots: Slots, common: &Common) -> Result<Report> {
     signals::listen()?;
-    let mut pool = Pool::new(jobs, parallel, common);
+    let mut pool = Pool::new(jobs, slots, common);
     let result = pool.run();
     pool.screen.clear();
     result
@@ -68,7 +71,7 @@ pub fn run(jobs: &[Job], parallel: usize, common: &Common) -> Result<Report> {
 
 struct Pool<'a> {
     jobs: &'a [Job],
-    parallel: usize,
+    slots: Slots,
     common: &'a Common,
     screen: Screen,
     running: Vec<Running>,
@@ -79,15 +82,13 @@ struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    fn new(jobs: &'a [Job], parallel: usize, common: &'a Common) -> Self {
+    fn new(jobs: &'a [Job], slots: Slots, common: &'a Common) -> Self {
         let (sender, receiver) = mpsc::channel();
-        let screen = Screen::new(jobs.len());
-        let parallel = parallel.max(1);
         Self {
             jobs,
-            parallel,
+            slots,
             common,
-            screen,
+            screen: Screen::new(jobs.len()),
             running: Vec::new(),
             next: 0,
             report: Report::default(),
@@ -100,10 +101,10 @@ impl<'a> Pool<'a> {
         loop {
             self.pass_on_signals();
             while self.report.stopped.is_none()
-                && self.running.len() < self.parallel
                 && self.next < self.jobs.len()
+                && let Some(slot) = self.slots.take()
             {
-                self.start()?;
+                self.start(slot)?;
             }
             if self.running.is_empty() {
                 return Ok(std::mem::take(&mut self.report));
@@ -116,10 +117,11 @@ impl<'a> Pool<'a> {
         }
     }
 
-    fn start(&mut self) -> Result<()> {
+    fn start(&mut self, slot: usize) -> Result<()> {
         let (index, job) = (self.next, &self.jobs[self.next]);
         self.next += 1;
-        let mut child = self.command(job)?.spawn().context("cannot start a child process")?;
+        let mut child =
+            self.command(job, self.slots.get(slot))?.spawn().context("cannot start a child process")?;
         if let Some(mut stdin) = child.stdin.take() {
             // A child that died at once has closed its end; its exit code tells why.
             let _ = stdin.write_all(job.config.to_toml()?.as_bytes());
@@ -141,19 +143,16 @@ impl<'a> Pool<'a> {
             text
         });
         let view = self.screen.begin(&job.name);
-        self.running.push(Running { index, child, stderr, view, summary: None });
+        self.running.push(Running { index, slot, child, stderr, view, summary: None });
         Ok(())
     }
 
-    fn command(&self, job: &Job) -> Result<Command> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let total = if self.common.threads > 0 { self.common.threads } else { cores };
-        let threads = (total / self.parallel).max(1);
+    fn command(&self, job: &Job, slot: &Slot) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe().context("cannot find my own binary")?);
         command
             .args(["train", "-", "--resume", "--events", "--out"])
             .arg(&job.out)
-            .args(["--threads", &threads.to_string()])
+            .args(["--threads", &slot.threads.to_string()])
             .args([
                 "--device",
                 &self.common.device.to_string(),
@@ -164,6 +163,9 @@ impl<'a> Pool<'a> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         own_group_and_lifetime(&mut command);
+        if let Some(cores) = &slot.cores {
+            keep_to(&mut command, cores);
+        }
         Ok(command)
     }
 
@@ -178,6 +180,7 @@ impl<'a> Pool<'a> {
     fn reap(&mut self, index: usize) -> Result<()> {
         let Some(position) = self.running.iter().position(|r| r.index == index) else { return Ok(()) };
         let mut running = self.running.remove(position);
+        self.slots.give_back(running.slot);
         let status = running.child.wait().context("cannot wait for a child process")?;
         let stderr = running.stderr.join().unwrap_or_default();
         let name = &self.jobs[index].name;
@@ -221,6 +224,20 @@ fn own_group_and_lifetime(command: &mut Command) {
     unsafe {
         command.pre_exec(|| {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        });
+    }
+}
+
+/// Pins a child to cores, so that the scheduler does not move it about. Where that is not permitted it runs unpinned; its
+/// summary lists the cores that it could use.
+fn keep_to(command: &mut Command, cores: &[usize]) {
+    use std::os::unix::process::CommandExt;
+    let pin = Pin::to(cores);
+    // SAFETY: a pin is safe to apply between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            pin.apply();
             Ok(())
         });
     }

@@ -8,6 +8,7 @@ mod jobs;
 mod output;
 mod progress;
 mod signals;
+mod slots;
 mod verbs;
 
 use std::process::ExitCode;
@@ -18,10 +19,10 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("ffnlab: internal error, please report it: {panic}");
     }));
-    let cli = args::Cli::parse();
-    cli.common.apply();
-    match cli.verb.run(&cli.common) {
-        Ok(code) => code,
-        Err(error) => output::report(&error),
-    }
+    let args::Cli { verb, mut common } = args::Cli::parse();
+    let ended = match common.apply() {
+        Ok(()) => verb.run(&common),
+        Err(error) => Err(error.into()),
+    };
+    ended.unwrap_or_else(|error| output::report(&error))
 }

@@ -23,13 +23,13 @@ pub struct EvalText {
 /// When the data is gone, or is no longer what the run saw.
 pub fn validation_text(run: &LoadedRun, cache: &CacheDir, progress: &dyn Fn(&str)) -> Result<EvalText> {
     let config = &run.config;
-    let fingerprint = data::fingerprint(&config.data, &config.tokenizer)?;
+    let found = data::find(&config.data, &config.tokenizer)?;
     if let Some(summary) = &run.summary
-        && summary.data_fingerprint != fingerprint
+        && summary.data_fingerprint != found.fingerprint()
     {
         bail!("the data of {} has changed since it was trained; name a text with --data", run.path.display());
     }
-    let corpus = data::load(&config.data, &config.tokenizer, cache, progress)?;
+    let corpus = found.load(cache, progress)?;
     Ok(EvalText { stream: corpus.valid, bytes: corpus.valid_bytes })
 }
 

@@ -4,6 +4,7 @@
 //! `ffn_variants::Ffn` -> `ffn_variants::Linear` -> loss -> [`optim::AdamW`] -> [`record`].
 
 pub mod config;
+pub mod cores;
 pub mod data;
 pub mod device;
 pub mod evaluate;

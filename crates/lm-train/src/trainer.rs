@@ -12,7 +12,8 @@ use kernels::Kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
-use crate::data::{self, CacheDir, Corpus, TokenBatches, TokenStream};
+use crate::cores;
+use crate::data::{CacheDir, Corpus, FoundData, TokenBatches, TokenStream};
 use crate::evaluate::evaluate;
 use crate::host;
 use crate::memory::peak_rss_mb;
@@ -106,17 +107,19 @@ pub enum TrainEvent {
     },
 }
 
-/// Trains until the run ends or `stop` asks for a pause, which is honoured after a checkpoint.
+/// Trains on the data of the request's config until the run ends or `stop` asks for a pause, which is honoured after a
+/// checkpoint.
 ///
 /// # Errors
 /// Unusable data, a run directory that belongs to something else, a full disk. What was written stays valid.
 pub fn train(
     request: &TrainRequest,
+    data: FoundData,
     on_event: &mut dyn FnMut(TrainEvent),
     stop: &dyn Fn() -> Option<Stop>,
 ) -> Result<Outcome> {
     let config = &request.config;
-    let fingerprint = data::fingerprint(&config.data, &config.tokenizer)?;
+    let fingerprint = data.fingerprint().to_owned();
     let run_id = config.run_id(&fingerprint)?;
     let (dir, existing) = RunDir::open(&request.out, config, &run_id)?;
     let checkpoint = match existing {
@@ -129,7 +132,7 @@ pub fn train(
     };
     let shown = RefCell::new(&mut *on_event);
     let preparing = |message: &str| (shown.borrow_mut())(TrainEvent::Preparing(message.to_owned()));
-    let corpus = data::load(&config.data, &config.tokenizer, &request.cache, &preparing)?;
+    let corpus = data.load(&request.cache, &preparing)?;
     Run::new(request, dir, run_id, fingerprint, corpus, checkpoint.as_deref())?.train(on_event, stop)
 }
 
@@ -343,6 +346,7 @@ impl<'a> Run<'a> {
             tokens_per_s: self.tokens_per_s(),
             peak_rss_mb: self.peak_rss_mb(),
             threads: candle_core::utils::get_num_threads(),
+            cores: cores::allowed(),
             host: host::describe(),
             skipped_steps: self.session.loss_scale().state().map_or(0, |state| state.skipped),
             non_finite: metrics.iter().map(Metric::non_finite).sum(),

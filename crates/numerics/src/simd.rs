@@ -4,11 +4,22 @@
 //! compiles a function's body again for AVX2 (eight floats) and AVX-512 (sixteen). The loops are written so
 //! that the compiler can vectorise them, and nothing else differs: sums have a fixed number of partial sums
 //! and fused multiply-add is not asked for, so all versions give the same bits.
+//!
+//! [`ISA_VARIABLE`] pins the version. It governs these loops only: the `gemm` crate, from which matrix products
+//! come, chooses its own instructions by the CPU.
 
+use std::env;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
-/// Instruction sets that [`multiversion!`](crate::multiversion) compiles for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::error::UnknownName;
+
+/// The environment variable that pins the instruction set of [`isa`], for tests and for comparisons.
+pub const ISA_VARIABLE: &str = "FFNLAB_ISA";
+
+/// Instruction sets that [`multiversion!`](crate::multiversion) compiles for; a later one includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// What the compilation target guarantees: SSE2 on x86-64, NEON on AArch64.
     Baseline,
@@ -18,29 +29,95 @@ pub enum Isa {
     Avx512,
 }
 
-/// The widest instruction set of this CPU; looked up once.
-pub fn isa() -> Isa {
-    static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(detect)
+impl Isa {
+    /// Every instruction set, the narrowest first.
+    pub const ALL: [Self; 3] = [Self::Baseline, Self::Avx2, Self::Avx512];
+
+    /// The name in [`ISA_VARIABLE`]; [`FromStr`] reads it back.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
 }
 
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Self, IsaError> {
+        let known = Self::ALL.map(Self::name);
+        let found = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        found.ok_or_else(|| UnknownName::new("instruction set", name, known).into())
+    }
+}
+
+/// An instruction set that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// A name that is none of [`Isa::ALL`].
+    #[error(transparent)]
+    Unknown(#[from] UnknownName),
+    /// The CPU is not able to run it.
+    #[error("this CPU has no {wanted}, its widest instruction set here is {widest}")]
+    Absent {
+        /// What was asked for.
+        wanted: Isa,
+        /// What there is.
+        widest: Isa,
+    },
+}
+
+/// The instruction set that runs: the one pinned by [`ISA_VARIABLE`], else the widest of this CPU. Looked up once.
+///
+/// A pin that cannot be had counts as none here, since there is nobody to tell; a program asks [`pinned`] first.
+pub fn isa() -> Isa {
+    static ISA: OnceLock<Isa> = OnceLock::new();
+    *ISA.get_or_init(|| pinned().ok().flatten().unwrap_or_else(widest))
+}
+
+/// The instruction set that [`ISA_VARIABLE`] asks for; none, if it is unset or empty.
+///
+/// # Errors
+/// An unknown name; an instruction set that this CPU lacks.
+pub fn pinned() -> Result<Option<Isa>, IsaError> {
+    match env::var_os(ISA_VARIABLE) {
+        Some(name) if !name.is_empty() => choose(&name.to_string_lossy(), widest()).map(Some),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// The instruction set of this name, on a CPU with this widest one.
+fn choose(name: &str, widest: Isa) -> Result<Isa, IsaError> {
+    let wanted: Isa = name.parse()?;
+    if wanted > widest { Err(IsaError::Absent { wanted, widest }) } else { Ok(wanted) }
+}
+
+/// The widest instruction set of this CPU.
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Isa {
+pub fn widest() -> Isa {
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw");
-    if avx512 {
-        Isa::Avx512
-    } else if is_x86_feature_detected!("avx2") {
-        Isa::Avx2
-    } else {
-        Isa::Baseline
+    let avx2 = is_x86_feature_detected!("avx2");
+    match (avx2, avx512) {
+        (true, true) => Isa::Avx512,
+        (true, false) => Isa::Avx2,
+        (false, _) => Isa::Baseline,
     }
 }
 
+/// The widest instruction set of this CPU.
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Isa {
+pub fn widest() -> Isa {
     Isa::Baseline
 }
 
@@ -81,7 +158,7 @@ macro_rules! multiversion {
                 }
                 match $crate::simd::isa() {
                     $crate::simd::Isa::Baseline => {}
-                    // SAFETY: `isa` has seen that this CPU has the features.
+                    // SAFETY: `isa` is never wider than what this CPU has.
                     $crate::simd::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
                     $crate::simd::Isa::Avx512 => return unsafe { avx512($($arg),*) },
@@ -90,4 +167,32 @@ macro_rules! multiversion {
             body($($arg),*)
         }
     )+};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_nothing_wider_than_the_cpu_is_chosen() {
+        for widest in Isa::ALL {
+            for wanted in Isa::ALL {
+                let chosen = choose(&wanted.to_string(), widest);
+                let expected =
+                    if wanted <= widest { Ok(wanted) } else { Err(IsaError::Absent { wanted, widest }) };
+                assert_eq!(chosen, expected);
+            }
+        }
+        let error = choose("sse9", Isa::Avx512).unwrap_err().to_string();
+        assert_eq!(error, "unknown instruction set \"sse9\"; known: baseline, avx2, avx512");
+        let error = choose("avx512", Isa::Avx2).unwrap_err().to_string();
+        assert_eq!(error, "this CPU has no avx512, its widest instruction set here is avx2");
+    }
+
+    /// Under a pin, all tests of this process run what was asked for; one that cannot be had fails here.
+    #[test]
+    fn the_pin_holds() {
+        let pinned = pinned().unwrap();
+        assert_eq!(isa(), pinned.unwrap_or_else(widest));
+    }
 }

@@ -39,7 +39,8 @@ pub struct Shazeer {
     /// Number of seeds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: Option<u64>,
-    /// Runs trained at a time (0: one per core), each with its share of the threads
+    /// Runs trained at a time, each with its share of the cores (0: one per core, or fewer with more cores each when there
+    /// are fewer runs)
     #[arg(long, default_value_t = 0, value_name = "N")]
     jobs: usize,
     #[command(flatten)]

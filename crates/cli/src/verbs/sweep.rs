@@ -15,10 +15,11 @@ use crate::args::{Common, Overrides};
 use crate::jobs::{self, Job};
 use crate::output::{note, print, print_json};
 use crate::signals;
+use crate::slots::{Machine, Slots};
 
 /// Train every cell of the grid in a config's [sweep] table
 ///
-/// Cells run as separate processes that share the cores. A cell that has ended is skipped, one that was interrupted
+/// Cells run as separate processes that share the cores; if they take all of them, each keeps to its own (Linux). A cell that has ended is skipped, one that was interrupted
 /// goes on, one that fails is reported at the end while the others continue (exit code 1).
 #[derive(Debug, Args)]
 pub struct Sweep {
@@ -29,7 +30,8 @@ pub struct Sweep {
     /// Folder for the run directories [default: runs/NAME, from the config's file name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Cells trained at a time (0: one per core), each with its share of the threads
+    /// Cells trained at a time, each with its share of the cores (0: one per core, or fewer with more cores each when there
+    /// are fewer cells)
     #[arg(long, default_value_t = 0, value_name = "N")]
     jobs: usize,
     /// Only list the cells and what is left to do
@@ -103,7 +105,7 @@ pub fn plan(source: &ConfigSource, out: &Path) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// Trains what has not ended yet and reports what failed.
+/// Trains what has not ended yet, `parallel` cells at a time (0: as many as there are cores), and reports what failed.
 ///
 /// # Errors
 /// When no child can be started.
@@ -113,9 +115,8 @@ pub fn train_cells(cells: &[Job], parallel: usize, common: &Common) -> Result<Ex
     if skipped > 0 {
         note(&format!("{skipped} of {} runs had ended before", cells.len()));
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let parallel = if parallel == 0 { cores } else { parallel }.min(todo.len()).max(1);
-    let report = jobs::run(&todo, parallel, common)?;
+    let slots = Slots::new(&Machine::here(), common.threads, parallel, todo.len());
+    let report = jobs::run(&todo, slots, common)?;
     for (name, reason) in &report.failed {
         note(&format!("ffnlab: {name} failed: {reason}"));
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use lm_train::data::CacheDir;
+use lm_train::data::{self, CacheDir};
 use lm_train::record::{RunStatus, Summary};
 use lm_train::trainer::{Outcome, TrainRequest, train};
 
@@ -44,12 +44,12 @@ impl Train {
     pub fn run(&self, common: &Common) -> Result<ExitCode> {
         let config = read_config(&self.config, &self.overrides.parse()?)?.resolve()?;
         let device = common.device.open()?;
+        let data = data::find(&config.data, &config.tokenizer)?;
         let out = match &self.out {
             Some(out) => out.clone(),
             None => {
-                let fingerprint = lm_train::data::fingerprint(&config.data, &config.tokenizer)?;
                 let stem = default_out(&self.config)?;
-                PathBuf::from(format!("{}-{}", stem.display(), &config.run_id(&fingerprint)?[..8]))
+                PathBuf::from(format!("{}-{}", stem.display(), &config.run_id(data.fingerprint())?[..8]))
             }
         };
         signals::listen()?;
@@ -62,7 +62,7 @@ impl Train {
             cache: CacheDir::default(),
         };
         let mut progress = if self.events { Progress::json_lines() } else { Progress::for_one_run() };
-        let outcome = train(&request, &mut |event| progress.show(&event), &signals::asked)?;
+        let outcome = train(&request, data, &mut |event| progress.show(&event), &signals::asked)?;
         progress.finish();
         match outcome {
             Outcome::Ended(summary) | Outcome::AlreadyEnded(summary) if self.events => {

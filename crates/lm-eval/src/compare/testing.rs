@@ -53,6 +53,7 @@ impl RunMaker {
             tokens_per_s: 34_000.0,
             peak_rss_mb: 300.0,
             threads: 2,
+            cores: None,
             host: "somewhere".to_owned(),
             skipped_steps: 0,
             non_finite: 0,

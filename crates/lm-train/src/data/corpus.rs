@@ -43,29 +43,60 @@ pub struct Corpus {
 /// tokenises nothing.
 ///
 /// # Errors
-/// Files that cannot be found or read; contradictory settings.
+/// As [`find`].
 pub fn fingerprint(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String> {
-    Ok(Source::find(data)?.fingerprint(&TokenizerSource::find(tokenizer)?))
+    Ok(find(data, tokenizer)?.fingerprint)
 }
 
 /// Loads the corpus of a config; the second time, mostly from `cache`. `progress` is told about each long step.
 ///
 /// # Errors
-/// Files that cannot be found, read or understood; contradictory settings; ids outside the vocabulary. Never a cache that
-/// cannot be read or written: that is told to `progress`.
+/// As [`find`] and [`FoundData::load`].
 pub fn load(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
     cache: &CacheDir,
     progress: &dyn Fn(&str),
 ) -> Result<Corpus> {
+    find(data, tokenizer)?.load(cache, progress)
+}
+
+/// Finds the data of a config and hashes it. Hashing reads all files, which takes longest where the rest is cached: whoever
+/// needs both the fingerprint and the corpus takes them from one find.
+///
+/// # Errors
+/// Files that cannot be found or read; contradictory settings.
+pub fn find(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<FoundData> {
     let source = Source::find(data)?;
     let tokenizer = TokenizerSource::find(tokenizer)?;
     let fingerprint = source.fingerprint(&tokenizer);
-    let loader = Loader { cache, progress };
-    match source {
-        Source::Text(source) => loader.text(source, tokenizer, fingerprint),
-        Source::Tokens(files) => tokens(&files, tokenizer, fingerprint),
+    Ok(FoundData { source, tokenizer, fingerprint })
+}
+
+/// The data of a config, found and hashed, but not tokenised.
+pub struct FoundData {
+    source: Source,
+    tokenizer: TokenizerSource,
+    fingerprint: String,
+}
+
+impl FoundData {
+    /// See [`fingerprint`].
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Loads the corpus; the second time, mostly from `cache`. `progress` is told about each long step.
+    ///
+    /// # Errors
+    /// Files that cannot be read or understood; ids outside the vocabulary. Never a cache that cannot be read or written:
+    /// that is told to `progress`.
+    pub fn load(self, cache: &CacheDir, progress: &dyn Fn(&str)) -> Result<Corpus> {
+        let loader = Loader { cache, progress };
+        match self.source {
+            Source::Text(source) => loader.text(source, self.tokenizer, self.fingerprint),
+            Source::Tokens(files) => tokens(&files, self.tokenizer, self.fingerprint),
+        }
     }
 }
 

@@ -17,6 +17,6 @@ mod tokens;
 
 pub use batches::{Batch, EvalWindow, EvalWindows, TokenBatches};
 pub use cache::CacheDir;
-pub use corpus::{Corpus, fingerprint, load};
+pub use corpus::{Corpus, FoundData, find, fingerprint, load};
 pub use given::{given_text, given_tokens};
 pub use stream::TokenStream;

@@ -100,6 +100,9 @@ pub struct Summary {
     pub peak_rss_mb: f64,
     /// Threads used.
     pub threads: usize,
+    /// Numbers of the cores that the process could run on, where the system tells: its own, if it was pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<Vec<usize>>,
     /// Processor, operating system and architecture.
     pub host: String,
     /// Steps left out because the scaled gradient overflowed (loss scaling only).
