@@ -11,6 +11,7 @@ use crate::Kernels;
 use crate::buffers::with_cpu;
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::matmul::{Mat, MatMut, Mode, matmul_into};
+use crate::profile::{Part, Work, span};
 use crate::simd::{self, exp_minus_in_place, max};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -40,9 +41,17 @@ pub fn causal_attention(
         Kernels::Reference => reference(q_bthd, k_bthd, v_bthd, scale),
         Kernels::Portable => {
             let op = CausalAttention { scale: scale as f32, log_sum_exp: OnceLock::new() };
-            q_bthd.apply_op3(k_bthd, v_bthd, op)
+            span(Part::Attention, work(q_bthd, 2, 4)?, || q_bthd.apply_op3(k_bthd, v_bthd, op))
         }
     }
+}
+
+/// So many products of causal scores with d features, and passes over tensors \[b, t, h, d\].
+fn work(q_bthd: &Tensor, products: usize, passes: usize) -> Result<Work> {
+    let t = q_bthd.dim(1)?;
+    let len = q_bthd.elem_count();
+    // A position sees (t + 1) / 2 keys on average, at two operations per feature of each.
+    Ok(Work { flops: (products * len * (t + 1)) as f64, ..Work::floats(passes * len) })
 }
 
 /// The softmax of half-precision scores is taken in `f32`.
@@ -114,8 +123,7 @@ impl CustomOp3 for CausalAttention {
         let Some(log_sum_exp) = self.log_sum_exp.get() else {
             candle_core::bail!("causal_attention: backward before forward")
         };
-        let grad = grad.contiguous()?;
-        let gradients = with_cpu([q, k, v, out, &grad], |views| {
+        let backward = |views: [(&CpuStorage, &Layout); 5]| {
             let shape = HeadShape::of(views[0].1)?;
             let [q, k, v, out, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
             let (q, k, v, out, grad) = (q?, k?, v?, out?, grad?);
@@ -137,6 +145,10 @@ impl CustomOp3 for CausalAttention {
                 },
             );
             Ok(gradients)
+        };
+        // Four products besides that of q and k, which only recomputes the scores.
+        let gradients = span(Part::Attention, work(q, 4, 8)?, || {
+            with_cpu([q, k, v, out, &grad.contiguous()?], backward)
         })?;
         let [dq, dk, dv] = gradients.map(|gradient| Tensor::from_vec(gradient, q.shape(), q.device()));
         Ok((Some(dq?), Some(dk?), Some(dv?)))

@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
+use crate::profile::{Part, Work, span};
 use crate::simd::{max, sum_exp_minus};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -19,7 +20,9 @@ pub fn cross_entropy(kernels: Kernels, logits_nv: &Tensor, targets_n: &Tensor) -
         Kernels::Reference => reference(logits_nv, targets_n)?.mean_all(),
         Kernels::Portable => {
             let op = CrossEntropy { log_sum_exp: OnceLock::new() };
-            logits_nv.contiguous()?.apply_op2(&targets_n.contiguous()?, op)
+            span(Part::Loss, Work::floats(logits_nv.elem_count()), || {
+                logits_nv.contiguous()?.apply_op2(&targets_n.contiguous()?, op)
+            })
         }
     }
 }
@@ -102,7 +105,7 @@ impl CustomOp2 for CrossEntropy {
         };
         let (n, v) = logits.dims2()?;
         let factor = dy.to_scalar::<f32>()? / n as f32;
-        let gradient = with_elements([logits], |[logits]| {
+        let backward = |[logits]: [&[f32]; 1]| {
             with_elements([targets], |[targets]: [&[u32]; 1]| {
                 let rows = rows_per_task(v);
                 Ok(fill_one(logits.len(), rows * v, |task, gradient| {
@@ -115,7 +118,8 @@ impl CustomOp2 for CrossEntropy {
                     }
                 }))
             })
-        })?;
+        };
+        let gradient = span(Part::Loss, Work::floats(2 * n * v), || with_elements([logits], backward))?;
         Ok((Some(Tensor::from_vec(gradient, (n, v), logits.device())?), None))
     }
 }

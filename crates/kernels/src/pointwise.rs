@@ -6,6 +6,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill, fill_one, with_elements};
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use std::{fmt::Debug, sync::Arc};
 
@@ -28,7 +29,9 @@ pub trait Pointwise: Debug + Send + Sync {
 pub fn ungated(kernels: Kernels, x: &Tensor, f: Arc<dyn Pointwise>) -> Result<Tensor> {
     match kernels.for_tensors(&[x]) {
         Kernels::Reference => no_reference(&*f),
-        Kernels::Portable => x.contiguous()?.apply_op1(Ungated(f)),
+        Kernels::Portable => {
+            span(Part::Activation, Work::floats(2 * x.elem_count()), || x.contiguous()?.apply_op1(Ungated(f)))
+        }
     }
 }
 
@@ -48,7 +51,9 @@ pub fn gated(
     }
     match kernels.for_tensors(&[gate, up]) {
         Kernels::Reference => no_reference(&*gate_fn),
-        Kernels::Portable => gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { gate_fn, up_fn }),
+        Kernels::Portable => span(Part::Activation, Work::floats(3 * gate.elem_count()), || {
+            gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { gate_fn, up_fn })
+        }),
     }
 }
 
@@ -79,13 +84,15 @@ impl CustomOp1 for Ungated {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_elements([x, &dy.contiguous()?], |[x, dy]| {
+        let backward = |[x, dy]: [&[f32]; 2]| {
             Ok(fill_one(x.len(), BLOCK, |task, dx| {
                 let mut y = [0.0; BLOCK];
                 self.0.value_and_derivative(block(x, task), &mut y[..dx.len()], dx);
                 multiply(dx, block(dy, task));
             }))
-        })?;
+        };
+        let work = Work::floats(3 * x.elem_count());
+        let dx = span(Part::Activation, work, || with_elements([x, &dy.contiguous()?], backward))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
@@ -125,7 +132,7 @@ impl CustomOp2 for Gated {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [of_gate, of_up] = with_elements([gate, up, &dy.contiguous()?], |[gate, up, dy]| {
+        let backward = |[gate, up, dy]: [&[f32]; 3]| {
             let (gradients, _) = fill(gate.len(), BLOCK, |task, [of_gate, of_up]| {
                 let (mut gate_value, mut up_value) = ([0.0; BLOCK], [0.0; BLOCK]);
                 let gate_value = &mut gate_value[..of_gate.len()];
@@ -135,7 +142,10 @@ impl CustomOp2 for Gated {
                 product_rule(block(dy, task), gate_value, up_value, of_gate, of_up);
             });
             Ok(gradients)
-        })?;
+        };
+        let work = Work::floats(5 * gate.elem_count());
+        let [of_gate, of_up] =
+            span(Part::Activation, work, || with_elements([gate, up, &dy.contiguous()?], backward))?;
         let tensor = |gradient| Tensor::from_vec(gradient, gate.shape(), gate.device());
         Ok((Some(tensor(of_gate)?), Some(tensor(of_up)?)))
     }

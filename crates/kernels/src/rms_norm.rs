@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill, rows_per_task, with_elements};
+use crate::profile::{Part, Work, span};
 use crate::simd::dot;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
@@ -18,7 +19,8 @@ pub fn rms_norm(kernels: Kernels, x: &Tensor, weight: &Tensor, eps: f64) -> Resu
         Kernels::Reference => reference(x, weight, eps),
         Kernels::Portable => {
             let op = RmsNorm { eps: eps as f32, rstd: OnceLock::new() };
-            x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+            let work = Work::floats(2 * x.elem_count());
+            span(Part::Norm, work, || x.contiguous()?.apply_op2(&weight.contiguous()?, op))
         }
     }
 }
@@ -75,7 +77,7 @@ impl CustomOp2 for RmsNorm {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(rstd) = self.rstd.get() else { candle_core::bail!("rms_norm: backward before forward") };
-        let (dx, dw) = with_elements([x, w, &dy.contiguous()?], |[x, w, dy]| {
+        let backward = |[x, w, dy]: [&[f32]; 3]| {
             let d = w.len();
             let rows = ROWS_PER_SUM;
             let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
@@ -92,7 +94,9 @@ impl CustomOp2 for RmsNorm {
                 dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
             }
             Ok((dx, dw))
-        })?;
+        };
+        let work = Work::floats(3 * x.elem_count());
+        let (dx, dw) = span(Part::Norm, work, || with_elements([x, w, &dy.contiguous()?], backward))?;
         let of_x = Tensor::from_vec(dx, x.shape(), x.device())?;
         let of_w = Tensor::from_vec(dw, w.shape(), w.device())?;
         Ok((Some(of_x), Some(of_w)))

@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 /// Rotates each pair (x\[i\], x\[i + d/2\]) of x \[b, t, h, d\] by the angle whose cosine and sine at time t
@@ -24,7 +25,9 @@ pub fn rope(kernels: Kernels, x_bthd: &Tensor, cos: &Tensor, sin: &Tensor) -> Re
     let (cos, sin) = (cos.detach(), sin.detach());
     match kernels.for_tensors(&[x_bthd, &cos, &sin]) {
         Kernels::Reference => reference(x_bthd, &cos, &sin),
-        Kernels::Portable => x_bthd.contiguous()?.apply_op3(&cos.contiguous()?, &sin.contiguous()?, Rope),
+        Kernels::Portable => span(Part::Rope, Work::floats(2 * x_bthd.elem_count()), || {
+            x_bthd.contiguous()?.apply_op3(&cos.contiguous()?, &sin.contiguous()?, Rope)
+        }),
     }
 }
 
@@ -69,8 +72,10 @@ impl CustomOp3 for Rope {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (_, t, h, _) = x.dims4()?;
-        let dx = with_elements([&dy.contiguous()?, cos, sin], |[dy, cos, sin]| {
-            Ok(rotate_all(dy, cos, sin, [t, h], -1.0))
+        let dx = span(Part::Rope, Work::floats(2 * x.elem_count()), || {
+            with_elements([&dy.contiguous()?, cos, sin], |[dy, cos, sin]| {
+                Ok(rotate_all(dy, cos, sin, [t, h], -1.0))
+            })
         })?;
         Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), None, None))
     }

@@ -15,6 +15,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, with_elements};
+use crate::profile::{Part, Work, matmul_span, span};
 use crate::scaled_matmul::{Factor, scaled_matmul};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use numerics::{Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, Scaling};
@@ -141,7 +142,8 @@ impl CustomOp2 for Op {
     ) -> Result<(CpuStorage, Shape)> {
         let ((n, d_in), (d_out, _)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
-        let smoothing = self.how.smooth.then(|| smoothing(x, d_in));
+        let find = || span(Part::Quantise, Work::floats(x.len()), || smoothing(x, d_in));
+        let smoothing = self.how.smooth.then(find);
         let (x, w) = match &smoothing {
             Some(factors) => (&*scaled(x, factors), &*scaled(w, &inverse(factors))),
             None => (x, w),
@@ -154,6 +156,7 @@ impl CustomOp2 for Op {
             smoothing,
         };
         let mut y = self.multiply(
+            Part::MatmulForward,
             Factor::new(&kept.input, n, d_in, Contraction::Columns),
             Factor::new(&kept.weight, d_out, d_in, Contraction::Columns),
         )?;
@@ -181,6 +184,7 @@ impl CustomOp2 for Op {
                 let factors = kept.smoothing.as_deref().map(inverse);
                 let weight = self.for_backward(Role::Weight, &kept.weight, w, factors.as_deref())?;
                 let mut dx = self.multiply(
+                    Part::MatmulInput,
                     Factor::new(&along_outputs, n, d_out, Contraction::Columns),
                     Factor::new(&weight, d_out, d_in, Contraction::Rows),
                 )?;
@@ -197,6 +201,7 @@ impl CustomOp2 for Op {
                 let input = self.for_backward(Role::Input, &kept.input, x, kept.smoothing.as_deref())?;
                 let grad = self.for_backward(Role::Grad, &along_outputs, dy, None)?;
                 let mut dw = self.multiply(
+                    Part::MatmulWeight,
                     Factor::new(&grad, n, d_out, Contraction::Rows),
                     Factor::new(&input, n, d_in, Contraction::Rows),
                 )?;
@@ -241,11 +246,11 @@ impl Op {
             }
         }
         let key = self.how.observer.key(role) ^ contraction_key(contraction);
-        let operand = match self.kernels {
+        let operand = span(Part::Quantise, Work::floats(2 * values.len()), || match self.kernels {
             Kernels::Reference => numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
                 .map(|encoded| encoded.operand),
             Kernels::Portable => numerics::quantize(values, rows, cols, contraction, &spec, key, scale),
-        };
+        });
         operand.map_err(candle_core::Error::wrap)
     }
 
@@ -262,9 +267,12 @@ impl Op {
             return Ok(Cow::Borrowed(forward));
         }
         if self.how.grad.scaling == Scaling::None {
-            let mut values = forward.dequantize(matrix.rows, matrix.cols, Contraction::Columns);
-            let rounding = Rounding::NEAREST_EVEN;
-            numerics::round_slice(&mut values, self.how.grad.format, rounding, Overflow::Propagate);
+            let values = span(Part::Quantise, Work::floats(2 * matrix.values.len()), || {
+                let mut values = forward.dequantize(matrix.rows, matrix.cols, Contraction::Columns);
+                let rounding = Rounding::NEAREST_EVEN;
+                numerics::round_slice(&mut values, self.how.grad.format, rounding, Overflow::Propagate);
+                values
+            });
             let Operand { amax, non_finite, .. } = *forward;
             return Ok(Cow::Owned(Operand { values, outer: OuterScale::Uniform(1.0), amax, non_finite }));
         }
@@ -278,18 +286,20 @@ impl Op {
         operand.map(Cow::Owned)
     }
 
-    fn multiply(&self, a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
-        match self.kernels {
+    fn multiply(&self, part: Part, a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
+        matmul_span(part, Factor::product_shape(a, b), || match self.kernels {
             Kernels::Reference => {
                 let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
                 product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
             }
             Kernels::Portable => scaled_matmul(a, b),
-        }
+        })
     }
 
     fn round(&self, values: &mut [f32]) {
-        numerics::round_slice(values, self.how.output, Rounding::NEAREST_EVEN, Overflow::Propagate);
+        span(Part::Quantise, Work::floats(2 * values.len()), || {
+            numerics::round_slice(values, self.how.output, Rounding::NEAREST_EVEN, Overflow::Propagate);
+        });
     }
 }
 
@@ -327,9 +337,11 @@ fn scaled(values: &[f32], factors: &[f32]) -> Vec<f32> {
 }
 
 fn scale_columns(values: &mut [f32], factors: &[f32]) {
-    for row in values.chunks_exact_mut(factors.len()) {
-        row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-    }
+    span(Part::Quantise, Work::floats(2 * values.len()), || {
+        for row in values.chunks_exact_mut(factors.len()) {
+            row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        }
+    });
 }
 
 #[cfg(test)]
