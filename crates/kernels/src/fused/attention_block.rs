@@ -43,11 +43,11 @@ impl AttentionBlock {
         if d != 2 * half * h || self.rotary.iter().any(|table| table.dims() != [t, half]) {
             candle_core::bail!("attention block: {h} heads and the rotary table do not fit x {:?}", x.dims());
         }
-        let mut weights = vec![self.norm.weight.clone()];
-        weights.extend(self.qkv.iter().map(|projection| projection.weight.clone()));
-        weights.extend(self.sub_norm.iter().map(|norm| norm.weight.clone()));
-        weights.push(self.o.weight.clone());
-        let relay = Relay::new(weights);
+        let mut weights = vec![&self.norm.weight];
+        weights.extend(self.qkv.iter().map(|projection| &projection.weight));
+        weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
+        weights.push(&self.o.weight);
+        let relay = Relay::new(&weights)?;
         let (x, scalar) = (x.contiguous()?, relay.scalar()?);
         let keep = will_go_back(&[&x, &scalar]);
         let shape = HeadShape { b, t, h, d: 2 * half };

@@ -42,12 +42,12 @@ impl FfnBlock {
     /// # Errors
     /// When shapes do not fit or a tensor is of another kind.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        let mut weights = vec![self.norm.weight.clone()];
-        weights.extend(self.gate.iter().map(|gate| gate.projection.weight.clone()));
-        weights.push(self.up.projection.weight.clone());
-        weights.extend(self.sub_norm.iter().map(|norm| norm.weight.clone()));
-        weights.push(self.down.weight.clone());
-        let relay = Relay::new(weights);
+        let mut weights = vec![&self.norm.weight];
+        weights.extend(self.gate.iter().map(|gate| &gate.projection.weight));
+        weights.push(&self.up.projection.weight);
+        weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
+        weights.push(&self.down.weight);
+        let relay = Relay::new(&weights)?;
         let (x, scalar) = (x.contiguous()?, relay.scalar()?);
         let keep = will_go_back(&[&x, &scalar]);
         x.apply_op2(&scalar, Op { block: self, relay, keep, kept: OnceLock::new() })

@@ -105,3 +105,6 @@ fn rounded(x: &[f32], format: NumericFormat) -> Cow<'_, [f32]> {
 fn will_go_back(inputs: &[&Tensor]) -> bool {
     inputs.iter().any(|input| input.track_op())
 }
+
+#[cfg(test)]
+mod tests;

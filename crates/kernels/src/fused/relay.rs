@@ -15,10 +15,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// For contiguous f32 weights on the CPU, whose gradients come in this order.
-    pub(super) fn new(weights: Vec<Tensor>) -> Self {
+    /// For f32 weights on the CPU, whose gradients come in this order.
+    pub(super) fn new(weights: &[&Tensor]) -> Result<Self> {
+        let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
         let cells = weights.iter().map(|_| Cell::default()).collect();
-        Self { weights, cells }
+        Ok(Self { weights, cells })
     }
 
     /// The scalar.
