@@ -3,7 +3,7 @@
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
 use crate::profile::{Part, Work, span};
-use crate::simd::{max, sum_exp_minus};
+use crate::simd::{exp_minus_in_place, max, sum_exp_minus};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -139,6 +139,21 @@ fn losses(logits: &[f32], targets: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         .unzip())
 }
 
+/// The loss of every row, and logits ← `factor` (softmax(logits) - onehot(target)); without a factor the logits are left
+/// alone.
+pub(crate) fn losses_and_gradient(logits: &mut [f32], targets: &[u32], factor: Option<f32>) -> Vec<f32> {
+    let v = logits.len() / targets.len().max(1);
+    let rows = logits.par_chunks_mut(v.max(1)).zip(targets).with_min_len(rows_per_task(v));
+    rows.map(|(logits, &target)| {
+        let of_target = logits[target as usize];
+        let Some(factor) = factor else { return log_sum_exp(logits) - of_target };
+        let log_sum_exp = softmax_in_place(logits, factor);
+        logits[target as usize] -= factor;
+        log_sum_exp - of_target
+    })
+    .collect()
+}
+
 /// The error of an id that is not below `bound`, if there is one.
 pub(crate) fn check_ids(ids: &[u32], bound: usize) -> Result<()> {
     match ids.iter().find(|&&id| id as usize >= bound) {
@@ -152,6 +167,17 @@ crate::multiversion! {
     fn log_sum_exp(x: &[f32]) -> f32 {
         let largest = max(x);
         largest + sum_exp_minus(x, largest).ln()
+    }
+
+    /// x ← factor softmax(x); returns ln Σ exp(x).
+    fn softmax_in_place(x: &mut [f32], factor: f32) -> f32 {
+        let largest = max(x);
+        let sum = exp_minus_in_place(x, largest);
+        let factor = factor / sum;
+        for x in x {
+            *x *= factor;
+        }
+        largest + sum.ln()
     }
 
     /// y = factor exp(x - log_sum_exp).
