@@ -77,6 +77,17 @@ fn one_and_two_threads_give_the_same_bits() {
 }
 
 #[test]
+fn blocks_computed_again_give_the_same_bits() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.ok(&["train", "tiny.toml", "--out", "kept"]);
+    sandbox.ok(&["train", "tiny.toml", "--recompute", "--out", "again"]);
+    same_run(&sandbox, "kept", "again", 24);
+    let recipe = ["train", "tiny.toml", "--recompute", "-o", "precision.preset=bf16", "--out", "low"];
+    assert!(sandbox.fails(1, &recipe).contains("train.micro_batches"));
+}
+
+#[test]
 fn a_run_that_has_ended_is_not_repeated() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);

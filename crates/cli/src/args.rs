@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use kernels::Kernels;
+use kernels::{Kernels, Saving};
 use lm_train::config::{ConfigError, Override};
 use lm_train::device::DeviceChoice;
 
@@ -43,9 +43,18 @@ pub struct Common {
     /// Implementation of the operations: reference (plain Candle) or portable (fused)
     #[arg(long, global = true, default_value_t, value_name = "KERNELS", help_heading = "Common options")]
     pub kernels: Kernels,
+    /// Compute every block again in the backward pass instead of keeping its values: less memory, more time, the same
+    /// bits (fp32 on the CPU)
+    #[arg(long, global = true, help_heading = "Common options")]
+    pub recompute: bool,
 }
 
 impl Common {
+    /// What blocks keep for the backward pass.
+    pub fn saving(&self) -> Saving {
+        if self.recompute { Saving::Recompute } else { Saving::Keep }
+    }
+
     /// Settings of the whole process; called before any thread exists.
     pub fn apply(&self) {
         lm_train::memory::keep_freed_pages();

@@ -2,7 +2,7 @@
 
 use super::projection::{Projection, State};
 use super::relay::Relay;
-use super::{Formats, Norm, norm_again, norm_backward, round, rounded, will_go_back};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded, will_go_back};
 use crate::attention;
 use crate::buffers::{elements, with_elements};
 use crate::heads::{HeadShape, Heads};
@@ -36,8 +36,8 @@ impl AttentionBlock {
     /// The block on x \[b, t, d_model\], f32 on the CPU.
     ///
     /// # Errors
-    /// When shapes do not fit or a tensor is of another kind.
-    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+    /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
+    pub fn forward(self, x: &Tensor, saving: Saving) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let (h, half) = (self.n_head, d / self.n_head / 2);
         if d != 2 * half * h || self.rotary.iter().any(|table| table.dims() != [t, half]) {
@@ -47,9 +47,10 @@ impl AttentionBlock {
         weights.extend(self.qkv.iter().map(|projection| &projection.weight));
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.o.weight);
+        saving.check(self.qkv.iter().chain([&self.o]))?;
         let relay = Relay::new(&weights)?;
         let (x, scalar) = (x.contiguous()?, relay.scalar()?);
-        let keep = will_go_back(&[&x, &scalar]);
+        let keep = saving == Saving::Keep && will_go_back(&[&x, &scalar]);
         let shape = HeadShape { b, t, h, d: 2 * half };
         let [cos, sin] = self.rotary.each_ref().map(Tensor::contiguous);
         let block = Self { rotary: [cos?, sin?], ..self };
@@ -225,12 +226,15 @@ impl CustomOp2 for Op {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.get() else {
-            candle_core::bail!("attention block: backward before forward")
-        };
         let grad = grad.contiguous()?;
         let (dx, gradients) = with_elements([x, &grad], |[values, grad]| {
-            self.relay.with_weights(|all| self.back(values, &self.weights(all), kept, grad))
+            self.relay.with_weights(|all| {
+                let w = self.weights(all);
+                match self.kept.get() {
+                    Some(kept) => self.back(values, &w, kept, grad),
+                    None => self.back(values, &w, &self.run(values, &w)?.1, grad),
+                }
+            })
         })?;
         self.relay.leave(gradients);
         Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(scalar.zeros_like()?)))

@@ -2,7 +2,7 @@
 
 use super::projection::{Projection, State};
 use super::relay::Relay;
-use super::{Formats, Norm, norm_again, norm_backward, round, rounded, will_go_back};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded, will_go_back};
 use crate::Pointwise;
 use crate::buffers::{elements, with_elements};
 use crate::pointwise;
@@ -40,16 +40,18 @@ impl FfnBlock {
     /// The block on x \[.., d_model\], f32 on the CPU.
     ///
     /// # Errors
-    /// When shapes do not fit or a tensor is of another kind.
-    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+    /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
+    pub fn forward(self, x: &Tensor, saving: Saving) -> Result<Tensor> {
         let mut weights = vec![&self.norm.weight];
         weights.extend(self.gate.iter().map(|gate| &gate.projection.weight));
         weights.push(&self.up.projection.weight);
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.down.weight);
+        let branches = self.gate.iter().chain([&self.up]).map(|branch| &branch.projection);
+        saving.check(branches.chain([&self.down]))?;
         let relay = Relay::new(&weights)?;
         let (x, scalar) = (x.contiguous()?, relay.scalar()?);
-        let keep = will_go_back(&[&x, &scalar]);
+        let keep = saving == Saving::Keep && will_go_back(&[&x, &scalar]);
         x.apply_op2(&scalar, Op { block: self, relay, keep, kept: OnceLock::new() })
     }
 }
@@ -246,10 +248,15 @@ impl CustomOp2 for Op {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.get() else { candle_core::bail!("ffn block: backward before forward") };
         let grad = grad.contiguous()?;
         let (dx, gradients) = with_elements([x, &grad], |[values, grad]| {
-            self.relay.with_weights(|all| self.back(values, &self.weights(all), kept, grad))
+            self.relay.with_weights(|all| {
+                let w = self.weights(all);
+                match self.kept.get() {
+                    Some(kept) => self.back(values, &w, kept, grad),
+                    None => self.back(values, &w, &self.run(values, &w)?.1, grad),
+                }
+            })
         })?;
         self.relay.leave(gradients);
         Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(scalar.zeros_like()?)))

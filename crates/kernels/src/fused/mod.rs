@@ -25,7 +25,7 @@ pub use projection::Projection;
 
 use crate::profile::{Part, Work, span};
 use crate::rms_norm;
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 use numerics::{NumericFormat, Overflow, Rounding};
 use std::borrow::Cow;
 
@@ -99,6 +99,28 @@ fn rounded(x: &[f32], format: NumericFormat) -> Cow<'_, [f32]> {
     let mut x = x.to_vec();
     round(&mut x, format);
     Cow::Owned(x)
+}
+
+/// What a block does with the values that its backward pass needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Saving {
+    /// Keeps the larger ones, makes the cheap ones again.
+    #[default]
+    Keep,
+    /// Keeps nothing but its input and runs its forward pass again (Chen et al. 2016, arXiv 1604.06174): the same bits
+    /// for less memory and more time. Only for products in f32, since others report what they see, once.
+    Recompute,
+}
+
+impl Saving {
+    fn check<'a>(self, projections: impl IntoIterator<Item = &'a Projection>) -> Result<()> {
+        match self {
+            Self::Recompute if projections.into_iter().any(|projection| projection.low.is_some()) => {
+                candle_core::bail!("only blocks in f32 can be computed again in the backward pass")
+            }
+            Self::Recompute | Self::Keep => Ok(()),
+        }
+    }
 }
 
 /// A custom operation keeps what its backward pass needs only when there will be one.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::*;
 use crate::{Kernels, Matrix, Observer, Pointwise, QuantizedLinear, Role};
-use candle_core::{Result, Var};
+use candle_core::Var;
 use numerics::{Operand, QuantSpec, Scaling};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -134,7 +134,7 @@ impl Case {
         Ok(inputs)
     }
 
-    fn ffn(self, fused: bool, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
+    fn ffn(self, fused: Option<Saving>, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
         let mut inputs = inputs.iter();
         let mut next = || inputs.next().expect("as many inputs as the case has");
         let (x, norm) = (next(), next());
@@ -142,7 +142,7 @@ impl Case {
         let up = next();
         let sub_norm = self.sub_norm.then(&mut next);
         let down = next();
-        if fused {
+        if let Some(saving) = fused {
             let branch =
                 |w: &Tensor, f: Function| Branch { projection: self.projection(w), function: Arc::new(f) };
             let block = FfnBlock {
@@ -153,7 +153,7 @@ impl Case {
                 down: self.projection(down),
                 formats: self.formats(),
             };
-            return block.forward(x);
+            return block.forward(x, saving);
         }
         let n = self.norm(kernels, x, norm)?;
         let mut hidden = Function::Line.of_tensor(&self.linear(kernels, &n, up)?)?;
@@ -181,13 +181,19 @@ impl Case {
         Ok(inputs)
     }
 
-    fn attention(self, fused: bool, kernels: Kernels, h: usize, inputs: &[Tensor]) -> Result<Tensor> {
+    fn attention(
+        self,
+        fused: Option<Saving>,
+        kernels: Kernels,
+        h: usize,
+        inputs: &[Tensor],
+    ) -> Result<Tensor> {
         let (x, norm, qkv, o) = (&inputs[0], &inputs[1], &inputs[2..5], &inputs[inputs.len() - 1]);
         let sub_norm = self.sub_norm.then(|| &inputs[5]);
         let (b, t, d) = x.dims3()?;
         let angles = (random(8, (t, d / h / 2))? * 3.0)?.to_dtype(x.dtype())?;
         let (cos, sin) = (angles.cos()?, angles.sin()?);
-        if fused {
+        if let Some(saving) = fused {
             let block = AttentionBlock {
                 norm: Norm { weight: norm.clone(), eps: EPS },
                 qkv: std::array::from_fn(|i| self.projection(&qkv[i])),
@@ -198,7 +204,7 @@ impl Case {
                 scale: SCALE,
                 formats: self.formats(),
             };
-            return block.forward(x);
+            return block.forward(x, saving);
         }
         let n = self.norm(kernels, x, norm)?;
         let heads = |i: usize| self.linear(kernels, &n, &qkv[i])?.reshape((b, t, h, d / h));
@@ -229,8 +235,9 @@ fn head_loss(kernels: Kernels, inputs: &[Tensor], targets: &Tensor) -> Result<Te
     }
 }
 
-fn is_portable(kernels: Kernels) -> bool {
-    kernels == Kernels::Portable
+/// The portable version of a block is the fused one.
+fn keep(kernels: Kernels) -> Option<Saving> {
+    (kernels == Kernels::Portable).then_some(Saving::Keep)
 }
 
 proptest! {
@@ -240,7 +247,7 @@ proptest! {
     fn ffn_blocks_agree(leading in prop::collection::vec(1usize..6, 1..3), d in 1usize..40, d_ff in 1usize..60) {
         for case in Case::all(false) {
             let inputs = case.ffn_inputs(&leading, d, d_ff)?;
-            check(|kernels, x| case.ffn(is_portable(kernels), kernels, x), &inputs, 1e-4)?;
+            check(|kernels, x| case.ffn(keep(kernels), kernels, x), &inputs, 1e-4)?;
         }
     }
 
@@ -248,7 +255,7 @@ proptest! {
     fn attention_blocks_agree(b in 1usize..3, t in 1usize..80, h in 1usize..4, half in 1usize..9) {
         for case in Case::all(false).filter(|case| case.gated) {
             let inputs = case.attention_inputs([b, t, h, 2 * half])?;
-            check(|kernels, x| case.attention(is_portable(kernels), kernels, h, x), &inputs, 1e-4)?;
+            check(|kernels, x| case.attention(keep(kernels), kernels, h, x), &inputs, 1e-4)?;
         }
     }
 
@@ -266,20 +273,38 @@ fn low_precision_blocks_agree_with_single_operations() -> Result<()> {
     let portable = Kernels::Portable;
     for case in Case::all(true) {
         let inputs = case.ffn_inputs(&[2, 16], 32, 48)?;
-        let fused = value_and_gradients(|x| case.ffn(true, portable, x), &inputs)?;
-        let single = value_and_gradients(|x| case.ffn(false, portable, x), &inputs)?;
+        let fused = value_and_gradients(|x| case.ffn(Some(Saving::Keep), portable, x), &inputs)?;
+        let single = value_and_gradients(|x| case.ffn(None, portable, x), &inputs)?;
         assert_eq!(bits(&fused[0])?, bits(&single[0])?, "{case:?}");
         for (fused, single) in fused.iter().zip(&single) {
             assert_close(fused, single, 2e-2)?;
         }
         let inputs = case.attention_inputs([2, 16, 2, 16])?;
-        let fused = value_and_gradients(|x| case.attention(true, portable, 2, x), &inputs)?;
-        let single = value_and_gradients(|x| case.attention(false, portable, 2, x), &inputs)?;
+        let fused = value_and_gradients(|x| case.attention(Some(Saving::Keep), portable, 2, x), &inputs)?;
+        let single = value_and_gradients(|x| case.attention(None, portable, 2, x), &inputs)?;
         assert_eq!(bits(&fused[0])?, bits(&single[0])?, "{case:?}");
         for (fused, single) in fused.iter().zip(&single) {
             assert_close(fused, single, 2e-2)?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn blocks_computed_again_give_the_same_bits() -> Result<()> {
+    let portable = Kernels::Portable;
+    let case = Case { sub_norm: true, ..Case::FULL };
+    let (ffn, attention) = (case.ffn_inputs(&[70], 12, 20)?, case.attention_inputs([2, 70, 2, 6])?);
+    let all = |saving| -> Result<Vec<Tensor>> {
+        let of_ffn = value_and_gradients(|x| case.ffn(Some(saving), portable, x), &ffn)?;
+        let of_attention = value_and_gradients(|x| case.attention(Some(saving), portable, 2, x), &attention)?;
+        Ok([of_ffn, of_attention].concat())
+    };
+    for (kept, again) in all(Saving::Keep)?.iter().zip(&all(Saving::Recompute)?) {
+        assert_eq!(bits(kept)?, bits(again)?);
+    }
+    let low = Case { low: true, ..case };
+    assert!(low.ffn(Some(Saving::Recompute), portable, &low.ffn_inputs(&[16], 32, 48)?).is_err());
     Ok(())
 }
 
@@ -302,11 +327,11 @@ fn a_shared_weight_gets_both_gradients() -> Result<()> {
     let case = Case { gated: true, sub_norm: false, low: false };
     let mut inputs = case.ffn_inputs(&[7], 6, 10)?;
     inputs[3] = inputs[2].clone();
-    let apart = value_and_gradients(|x| case.ffn(true, Kernels::Portable, x), &inputs)?;
+    let apart = value_and_gradients(|x| case.ffn(Some(Saving::Keep), Kernels::Portable, x), &inputs)?;
     let shared = |x: &[Tensor]| {
         let [x, norm, w, down] = x else { panic!("four inputs") };
         let tied = [x, norm, w, w, down].map(Tensor::clone);
-        case.ffn(true, Kernels::Portable, &tied)
+        case.ffn(Some(Saving::Keep), Kernels::Portable, &tied)
     };
     inputs.remove(3);
     let together = value_and_gradients(shared, &inputs)?;
@@ -317,7 +342,7 @@ fn a_shared_weight_gets_both_gradients() -> Result<()> {
 fn what_does_not_fit_is_an_error() -> Result<()> {
     let case = Case::FULL;
     let inputs = case.attention_inputs([1, 4, 2, 6])?;
-    assert!(case.attention(true, Kernels::Portable, 5, &inputs).is_err());
+    assert!(case.attention(Some(Saving::Keep), Kernels::Portable, 5, &inputs).is_err());
     let inputs = [random(1, (3, 4))?, random(2, 4)?, random(3, (5, 4))?];
     for targets in [random_ids(4, 2, 5)?, Tensor::new(&[0u32, 1, 5], inputs[0].device())?] {
         assert!(head_loss(Kernels::Portable, &inputs, &targets).is_err());

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use ffn_variants::precision::LinearRole;
 use ffn_variants::{Ffn, FfnConfig, FfnInit, Linear, Precision, RmsNorm};
-use kernels::{FfnBlock, HeadLoss, Kernels};
+use kernels::{FfnBlock, HeadLoss, Kernels, Saving};
 
 use super::attention::{Attention, RotaryTable};
 use super::dropout::Dropout;
@@ -19,6 +19,7 @@ struct Block {
     attention: Attention,
     ffn_norm: RmsNorm,
     ffn: Ffn,
+    saving: Saving,
     kernels: Kernels,
     precision: Precision,
 }
@@ -27,7 +28,7 @@ impl Block {
     fn forward(&self, x: &Tensor, rotary: &RotaryTable, dropout: &Dropout, layer: usize) -> Result<Tensor> {
         if let Some(ffn) = self.fused(x, dropout) {
             let attention = self.attention.block(&self.input_norm, rotary, x.dim(1)?)?;
-            return ffn.forward(&attention.forward(x)?);
+            return ffn.forward(&attention.forward(x, self.saving)?, self.saving);
         }
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotary)?;
         let x = self.add(x, &dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
@@ -90,6 +91,7 @@ impl Transformer {
                 attention: Attention::new(config, vb.pp("self_attn"), kernels, residual_std, precision)?,
                 ffn_norm: norm(vb.pp("post_attention_layernorm"))?,
                 ffn: Ffn::new(&ffn_config, vb.pp("mlp"), kernels, ffn_init, precision)?,
+                saving: Saving::Keep,
                 kernels,
                 precision: precision.clone(),
             });
@@ -110,6 +112,13 @@ impl Transformer {
             kernels,
             precision: precision.clone(),
         })
+    }
+
+    /// The same model, whose blocks keep for the backward pass what `saving` says.
+    #[must_use]
+    pub fn saving(mut self, saving: Saving) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.saving = saving);
+        self
     }
 
     /// Token ids (u32) [b, t] -> logits [b * t, vocab_size].

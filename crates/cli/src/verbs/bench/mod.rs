@@ -142,6 +142,7 @@ impl Bench {
     fn measure(&self, config: &RunConfig, common: &Common) -> Result<Measured> {
         let vocab_size = config.tokenizer.vocab_size;
         let mut session = Session::new(config, vocab_size, &common.device.open()?, common.kernels)?;
+        session.set_saving(common.saving(), common.kernels)?;
         let bar = indicatif::ProgressBar::new(self.warmup + self.steps);
         let (mut seconds, mut losses, mut recording) = (Vec::new(), Vec::new(), Recording::default());
         for step in 0..self.warmup + self.steps {
