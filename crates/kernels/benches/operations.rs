@@ -146,13 +146,13 @@ fn blocks(c: &mut Criterion) {
     group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
     for (name, saving) in [("", Saving::Keep), (", computed again", Saving::Recompute)] {
         group.bench_function(format!("attention{name}"), |b| {
-            b.iter(|| both_ways(|| attention.clone().forward(&x, saving)));
+            b.iter(|| both_ways(|| attention.forward(&x, saving)));
         });
         group.bench_function(format!("feed-forward{name}"), |b| {
-            b.iter(|| both_ways(|| ffn.clone().forward(&x, saving)));
+            b.iter(|| both_ways(|| ffn.forward(&x, saving)));
         });
     }
-    group.bench_function("head and loss", |b| b.iter(|| both_ways(|| head.clone().forward(&flat, &targets))));
+    group.bench_function("head and loss", |b| b.iter(|| both_ways(|| head.forward(&flat, &targets))));
     group.finish();
 }
 

@@ -1,15 +1,14 @@
 //! Causal self-attention with its norm, rotary positions and residual connection.
 
+use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
-use super::relay::Relay;
-use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded, will_go_back};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded};
 use crate::attention;
-use crate::buffers::{elements, with_elements};
+use crate::buffers::with_elements;
 use crate::heads::{HeadShape, Heads};
 use crate::profile::{Part, Work, span};
 use crate::rope::rotate_in_place;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use std::sync::OnceLock;
+use candle_core::{Result, Tensor};
 
 /// x + o(sub_norm(attention(rope(q(n)), rope(k(n)), v(n)))), n = norm(x).
 #[derive(Clone, Debug)]
@@ -37,7 +36,7 @@ impl AttentionBlock {
     ///
     /// # Errors
     /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
-    pub fn forward(self, x: &Tensor, saving: Saving) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, saving: Saving) -> Result<Tensor> {
         let (b, t, d) = x.dims3()?;
         let (h, half) = (self.n_head, d / self.n_head / 2);
         if d != 2 * half * h || self.rotary.iter().any(|table| table.dims() != [t, half]) {
@@ -47,27 +46,22 @@ impl AttentionBlock {
         weights.extend(self.qkv.iter().map(|projection| &projection.weight));
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.o.weight);
-        saving.check(self.qkv.iter().chain([&self.o]))?;
-        let relay = Relay::new(&weights)?;
-        let (x, scalar) = (x.contiguous()?, relay.scalar()?);
-        let keep = saving == Saving::Keep && will_go_back(&[&x, &scalar]);
         let shape = HeadShape { b, t, h, d: 2 * half };
         let [cos, sin] = self.rotary.each_ref().map(Tensor::contiguous);
-        let block = Self { rotary: [cos?, sin?], ..self };
-        x.apply_op2(&scalar, Op { block, relay, shape, keep, kept: OnceLock::new() })
+        let block = Self { rotary: [cos?, sin?], ..self.clone() };
+        let products = self.qkv.iter().chain([&self.o]);
+        half_block::apply(Shaped { block, shape }, x, &weights, products, saving)
     }
 }
 
-struct Op {
+/// The block for inputs of one shape.
+struct Shaped {
     block: AttentionBlock,
-    relay: Relay,
     shape: HeadShape,
-    keep: bool,
-    kept: OnceLock<Kept>,
 }
 
 /// Values of the forward pass.
-struct Kept {
+pub(super) struct Kept {
     /// \[b, t\], of the norm.
     rstd: Vec<f32>,
     /// Each \[b, t, h, d\]; queries and keys rotated.
@@ -90,18 +84,13 @@ struct Weights<'a> {
     o: &'a [f32],
 }
 
-impl Op {
-    /// Takes apart what [`AttentionBlock::forward`] put together.
-    fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
-        Weights {
-            norm: all[0],
-            qkv: [all[1], all[2], all[3]],
-            sub_norm: if self.block.sub_norm.is_some() { all[4] } else { &[] },
-            o: all[all.len() - 1],
-        }
-    }
+impl HalfBlock for Shaped {
+    const NAME: &'static str = "attention-block";
 
-    fn run(&self, x: &[f32], w: &Weights<'_>) -> Result<(Vec<f32>, Kept)> {
+    type Kept = Kept;
+
+    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
+        let w = self.weights(weights);
         let AttentionBlock { norm, qkv: [q, k, v], sub_norm, o, formats, scale, .. } = &self.block;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
         let (mut queries, q_state) = q.forward(&n, w.qkv[0])?;
@@ -130,13 +119,8 @@ impl Op {
         Ok((y, Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state }))
     }
 
-    fn back(
-        &self,
-        x: &[f32],
-        w: &Weights<'_>,
-        kept: &Kept,
-        grad: &[f32],
-    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+    fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
+        let w = self.weights(weights);
         let AttentionBlock { qkv, sub_norm, o, formats, scale, .. } = &self.block;
         let grad = rounded(grad, formats.residual);
         let mut of_out = None;
@@ -162,16 +146,28 @@ impl Op {
         round(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
         let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
-        let (mut of_n, mut gradients) = (None, vec![]);
+        let (mut of_n, mut of_weights) = (None, vec![]);
         for (i, dy) in [of_q, of_k, of_v].iter().enumerate() {
-            gradients.push(qkv[i].backward(&kept.qkv_states[i], [&n, w.qkv[i], dy], &mut of_n)?);
+            of_weights.push(qkv[i].backward(&kept.qkv_states[i], [&n, w.qkv[i], dy], &mut of_n)?);
         }
         let parts = [x, w.norm, &kept.rstd];
-        let (dx, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
-        gradients.insert(0, of_norm);
-        gradients.extend(of_sub_norm);
-        gradients.push(of_o);
-        Ok((dx, gradients))
+        let (of_x, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
+        of_weights.insert(0, of_norm);
+        of_weights.extend(of_sub_norm);
+        of_weights.push(of_o);
+        Ok(Gradients { of_x, of_weights })
+    }
+}
+
+impl Shaped {
+    /// Takes apart what [`AttentionBlock::forward`] put together.
+    fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
+        Weights {
+            norm: all[0],
+            qkv: [all[1], all[2], all[3]],
+            sub_norm: if self.block.sub_norm.is_some() { all[4] } else { &[] },
+            o: all[all.len() - 1],
+        }
     }
 
     fn heads<'a>(&self, qkv: &'a [Vec<f32>; 3]) -> [Heads<'a>; 3] {
@@ -196,47 +192,5 @@ impl Op {
         let HeadShape { b, t, h, d } = self.shape;
         let visible = (b * h * t * (t + 1) / 2) as f64;
         Work { flops: products * 2.0 * visible * d as f64, bytes: 4.0 * (tensors * self.shape.len()) as f64 }
-    }
-}
-
-impl CustomOp2 for Op {
-    fn name(&self) -> &'static str {
-        "attention-block"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = elements(x, layout)?;
-        let (y, kept) = self.relay.with_weights(|all| self.run(x, &self.weights(all)))?;
-        if self.keep {
-            self.kept.get_or_init(|| kept);
-        }
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        scalar: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (dx, gradients) = with_elements([x, &grad], |[values, grad]| {
-            self.relay.with_weights(|all| {
-                let w = self.weights(all);
-                match self.kept.get() {
-                    Some(kept) => self.back(values, &w, kept, grad),
-                    None => self.back(values, &w, &self.run(values, &w)?.1, grad),
-                }
-            })
-        })?;
-        self.relay.leave(gradients);
-        Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(scalar.zeros_like()?)))
     }
 }

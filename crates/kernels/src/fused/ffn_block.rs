@@ -1,14 +1,13 @@
 //! A feed-forward block with its norm and its residual connection.
 
+use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
-use super::relay::Relay;
-use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded, will_go_back};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded};
 use crate::Pointwise;
-use crate::buffers::{elements, with_elements};
 use crate::pointwise;
 use crate::profile::{Part, Work, span};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use std::sync::{Arc, OnceLock};
+use candle_core::{Result, Tensor};
+use std::sync::Arc;
 
 /// One way into the hidden state: a projection and the function its result goes through.
 #[derive(Clone, Debug)]
@@ -41,30 +40,19 @@ impl FfnBlock {
     ///
     /// # Errors
     /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
-    pub fn forward(self, x: &Tensor, saving: Saving) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, saving: Saving) -> Result<Tensor> {
         let mut weights = vec![&self.norm.weight];
         weights.extend(self.gate.iter().map(|gate| &gate.projection.weight));
         weights.push(&self.up.projection.weight);
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.down.weight);
-        let branches = self.gate.iter().chain([&self.up]).map(|branch| &branch.projection);
-        saving.check(branches.chain([&self.down]))?;
-        let relay = Relay::new(&weights)?;
-        let (x, scalar) = (x.contiguous()?, relay.scalar()?);
-        let keep = saving == Saving::Keep && will_go_back(&[&x, &scalar]);
-        x.apply_op2(&scalar, Op { block: self, relay, keep, kept: OnceLock::new() })
+        let branches: Vec<_> = self.gate.iter().chain([&self.up]).map(|branch| &branch.projection).collect();
+        half_block::apply(self.clone(), x, &weights, branches.into_iter().chain([&self.down]), saving)
     }
 }
 
-struct Op {
-    block: FfnBlock,
-    relay: Relay,
-    keep: bool,
-    kept: OnceLock<Kept>,
-}
-
 /// Values of the forward pass, `n` tokens each.
-struct Kept {
+pub(super) struct Kept {
     /// \[n\], of the norm.
     rstd: Vec<f32>,
     /// \[n, d_ff\], before its function.
@@ -85,22 +73,14 @@ struct Weights<'a> {
     down: &'a [f32],
 }
 
-impl Op {
-    /// Takes apart what [`FfnBlock::forward`] put together.
-    fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
-        let mut all = all.iter().copied();
-        let mut next = |there: bool| if there { all.next().unwrap_or_default() } else { &[] };
-        Weights {
-            norm: next(true),
-            gate: next(self.block.gate.is_some()),
-            up: next(true),
-            sub_norm: next(self.block.sub_norm.is_some()),
-            down: next(true),
-        }
-    }
+impl HalfBlock for FfnBlock {
+    const NAME: &'static str = "ffn-block";
 
-    fn run(&self, x: &[f32], w: &Weights<'_>) -> Result<(Vec<f32>, Kept)> {
-        let FfnBlock { norm, gate, up, sub_norm, down, formats } = &self.block;
+    type Kept = Kept;
+
+    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
+        let w = self.weights(weights);
+        let FfnBlock { norm, gate, up, sub_norm, down, formats } = self;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
         let (gate, gate_state) = match gate {
             Some(gate) => {
@@ -121,9 +101,45 @@ impl Op {
         Ok((y, Kept { rstd, gate, up, sub_rstd, states: [gate_state, up_state, down_state] }))
     }
 
+    fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
+        let w = self.weights(weights);
+        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
+        let [gate_state, up_state, _] = &kept.states;
+        let grad = rounded(grad, formats.residual);
+        let of_hidden = self.back_to_hidden(&w, kept, &grad)?;
+        let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
+        let mut of_n = None;
+        let of_gate = match (gate_branch, of_hidden.gate) {
+            (Some(branch), Some(dy)) => {
+                Some(branch.projection.backward(gate_state, [&n, w.gate, &dy], &mut of_n)?)
+            }
+            _ => None,
+        };
+        let of_up = up_branch.projection.backward(up_state, [&n, w.up, &of_hidden.up], &mut of_n)?;
+        let parts = [x, w.norm, &kept.rstd];
+        let (of_x, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
+        let gradients = [Some(of_norm), of_gate, Some(of_up), of_hidden.sub_norm, Some(of_hidden.down)];
+        Ok(Gradients { of_x, of_weights: gradients.into_iter().flatten().collect() })
+    }
+}
+
+impl FfnBlock {
+    /// Takes apart what [`FfnBlock::forward`] put together.
+    fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
+        let mut all = all.iter().copied();
+        let mut next = |there: bool| if there { all.next().unwrap_or_default() } else { &[] };
+        Weights {
+            norm: next(true),
+            gate: next(self.gate.is_some()),
+            up: next(true),
+            sub_norm: next(self.sub_norm.is_some()),
+            down: next(true),
+        }
+    }
+
     /// The hidden state, rounded.
     fn hidden(&self, gate: Option<&[f32]>, up: &[f32]) -> Vec<f32> {
-        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = &self.block;
+        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
         let inputs = if gate.is_some() { 2 } else { 1 };
         span(Part::Activation, Work::floats((inputs + 1) * up.len()), || {
             let mut hidden = match (gate, gate_branch) {
@@ -139,7 +155,7 @@ impl Op {
 
     /// The hidden state again, rounded, and the gradients of gate and up.
     fn hidden_and_gradients(&self, kept: &Kept, dy: &[f32]) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
-        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = &self.block;
+        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
         let inputs = if kept.gate.is_some() { 2 } else { 1 };
         span(Part::Activation, Work::floats((2 * inputs + 2) * dy.len()), || {
             let dy = rounded(dy, formats.compute);
@@ -160,35 +176,9 @@ impl Op {
         })
     }
 
-    fn back(
-        &self,
-        x: &[f32],
-        w: &Weights<'_>,
-        kept: &Kept,
-        grad: &[f32],
-    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
-        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = &self.block;
-        let [gate_state, up_state, _] = &kept.states;
-        let grad = rounded(grad, formats.residual);
-        let of_hidden = self.back_to_hidden(w, kept, &grad)?;
-        let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
-        let mut of_n = None;
-        let of_gate = match (gate_branch, of_hidden.gate) {
-            (Some(branch), Some(dy)) => {
-                Some(branch.projection.backward(gate_state, [&n, w.gate, &dy], &mut of_n)?)
-            }
-            _ => None,
-        };
-        let of_up = up_branch.projection.backward(up_state, [&n, w.up, &of_hidden.up], &mut of_n)?;
-        let parts = [x, w.norm, &kept.rstd];
-        let (dx, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
-        let gradients = [Some(of_norm), of_gate, Some(of_up), of_hidden.sub_norm, Some(of_hidden.down)];
-        Ok((dx, gradients.into_iter().flatten().collect()))
-    }
-
     /// From the gradient of the block to those before the activations.
     fn back_to_hidden(&self, w: &Weights<'_>, kept: &Kept, grad: &[f32]) -> Result<OfHidden> {
-        let FfnBlock { sub_norm, down, formats, .. } = &self.block;
+        let FfnBlock { sub_norm, down, formats, .. } = self;
         let state = &kept.states[2];
         let mut dy = None;
         if sub_norm.is_none() && down.low.is_none() {
@@ -219,46 +209,4 @@ struct OfHidden {
     up: Vec<f32>,
     sub_norm: Option<Vec<f32>>,
     down: Vec<f32>,
-}
-
-impl CustomOp2 for Op {
-    fn name(&self) -> &'static str {
-        "ffn-block"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = elements(x, layout)?;
-        let (y, kept) = self.relay.with_weights(|all| self.run(x, &self.weights(all)))?;
-        if self.keep {
-            self.kept.get_or_init(|| kept);
-        }
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        scalar: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (dx, gradients) = with_elements([x, &grad], |[values, grad]| {
-            self.relay.with_weights(|all| {
-                let w = self.weights(all);
-                match self.kept.get() {
-                    Some(kept) => self.back(values, &w, kept, grad),
-                    None => self.back(values, &w, &self.run(values, &w)?.1, grad),
-                }
-            })
-        })?;
-        self.relay.leave(gradients);
-        Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), Some(scalar.zeros_like()?)))
-    }
 }

@@ -28,7 +28,7 @@ impl HeadLoss {
     ///
     /// # Errors
     /// When shapes do not fit, n is 0, a target is not below v, or the head is not computed in f32.
-    pub fn forward(self, x_nd: &Tensor, targets_n: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x_nd: &Tensor, targets_n: &Tensor) -> Result<Tensor> {
         let (n, _) = x_nd.dims2()?;
         if n == 0 || targets_n.dims() != [n] {
             candle_core::bail!("head loss: targets {:?} do not fit x {:?}", targets_n.dims(), x_nd.dims());
@@ -39,7 +39,11 @@ impl HeadLoss {
         let relay = Relay::new(&[&self.norm.weight, &self.head.weight])?;
         let (x, scalar) = (x_nd.contiguous()?, relay.scalar()?);
         let keep = will_go_back(&[&x, &scalar]);
-        x.apply_op3(&targets_n.contiguous()?, &scalar, Op { block: self, relay, keep, kept: OnceLock::new() })
+        x.apply_op3(
+            &targets_n.contiguous()?,
+            &scalar,
+            Op { block: self.clone(), relay, keep, kept: OnceLock::new() },
+        )
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod attention_block;
 mod ffn_block;
+mod half_block;
 mod head_loss;
 mod projection;
 mod relay;
@@ -25,7 +26,7 @@ pub use projection::Projection;
 
 use crate::profile::{Part, Work, span};
 use crate::rms_norm;
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use numerics::{NumericFormat, Overflow, Rounding};
 use std::borrow::Cow;
 
@@ -110,17 +111,6 @@ pub enum Saving {
     /// Keeps nothing but its input and runs its forward pass again (Chen et al. 2016, arXiv 1604.06174): the same bits
     /// for less memory and more time. Only for products in f32, since others report what they see, once.
     Recompute,
-}
-
-impl Saving {
-    fn check<'a>(self, projections: impl IntoIterator<Item = &'a Projection>) -> Result<()> {
-        match self {
-            Self::Recompute if projections.into_iter().any(|projection| projection.low.is_some()) => {
-                candle_core::bail!("only blocks in f32 can be computed again in the backward pass")
-            }
-            Self::Recompute | Self::Keep => Ok(()),
-        }
-    }
 }
 
 /// A custom operation keeps what its backward pass needs only when there will be one.

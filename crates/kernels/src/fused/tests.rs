@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::*;
 use crate::{Kernels, Matrix, Observer, Pointwise, QuantizedLinear, Role};
-use candle_core::Var;
+use candle_core::{Result, Var};
 use numerics::{Operand, QuantSpec, Scaling};
 use proptest::prelude::*;
 use std::sync::Arc;
