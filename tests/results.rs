@@ -53,6 +53,77 @@ fn bench_reports_rates_that_fit_together() {
     assert!(number(&bench, "peak_rss_mb") > 1.0);
 }
 
+/// A model whose products can be counted by hand.
+fn profiled<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let args = "bench tiny.toml -o model.ffn.preset=swiglu -o model.ffn.width.exact=40 -o tokenizer.kind=bpe \
+                -o tokenizer.vocab_size=300 --steps 2 --profile";
+    args.split(' ').chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn a_profile_holds_all_products_of_a_step_and_no_more_than_its_time() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let (tokens, d_model, d_ff, vocab, seq_len) = (4.0 * 32.0, 16.0, 40.0, 300.0, 32.0);
+    // Weights are multiplied once forward and twice backward, and nothing is skipped: the gradient of the embedding goes
+    // through the first layer too. Attention's products stop at the diagonal.
+    let weights = 4.0 * d_model * d_model + 3.0 * d_model * d_ff + d_model * vocab;
+    let products = 3.0 * 2.0 * tokens * weights;
+    let attention = 3.0 * 2.0 * tokens * d_model * (seq_len + 1.0);
+    for precision in ["fp32", "fp8_current"] {
+        let bench = sandbox.json(&profiled(&["--precision", precision, "--json"]));
+        let profile = &bench["profile"];
+        let parts = profile["parts"].as_array().unwrap();
+        let sum = |key: &str, name: &str| -> f64 {
+            let chosen = parts.iter().filter(|part| part["part"].as_str().unwrap().starts_with(name));
+            chosen.map(|part| number(part, key)).sum()
+        };
+        assert_eq!(sum("flops", "matmul"), products, "{profile}");
+        assert_eq!(sum("flops", "attention"), attention, "{profile}");
+        assert_eq!(sum("flops", ""), products + attention, "{profile}");
+        for part in ["embedding", "norm", "rope", "activation", "loss", "gradient norm", "optimizer"] {
+            assert!(sum("calls", part) >= 1.0 && sum("bytes", part) > 0.0, "{part} in {profile}");
+        }
+        assert_eq!(sum("calls", "quantise") > 0.0, precision != "fp32", "{profile}");
+        let (step, rest) = (number(profile, "step_ms"), number(profile, "rest_ms"));
+        assert!(rest >= 0.0 && sum("ms", "") <= step, "{profile}");
+        assert!((sum("ms", "") + rest - step).abs() < 1e-6 * step, "{profile}");
+        assert!((sum("floor_ms", "") / number(profile, "floor_ms") - 1.0).abs() < 1e-6, "{profile}");
+        for rate in ["gflops", "gb_per_s"].map(|rate| &profile["machine"][rate]) {
+            let (median, best) = (number(rate, "median"), number(rate, "best"));
+            assert!(0.0 < median && median <= best, "{profile}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_a_profile_has_a_row_for_every_part() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let profile = &sandbox.json(&profiled(&["--json"]))["profile"];
+    let table = sandbox.ok(&profiled(&[]));
+    for part in profile["parts"].as_array().unwrap() {
+        let (name, calls) = (part["part"].as_str().unwrap(), number(part, "calls").to_string());
+        let shape: Vec<String> =
+            part["shape"].as_array().into_iter().flatten().map(|size| size.to_string()).collect();
+        let row = |line: &&str| {
+            let cells = format!("{line} ");
+            cells.starts_with(&format!(" {name} "))
+                && cells.contains(&shape.join("x"))
+                && cells.contains(&calls)
+        };
+        assert_eq!(table.lines().filter(row).count(), 1, "{part} in\n{table}");
+    }
+    for row in [" data ", " graph, gradients' sums", " total "] {
+        assert_eq!(table.lines().filter(|line| line.starts_with(row)).count(), 1, "{row}in\n{table}");
+    }
+    assert!(table.contains("GFLOP/s (median") && table.contains("GB/s (median"), "{table}");
+    let bench = sandbox.json(&["bench", "tiny.toml", "--steps", "1", "--json"]);
+    assert!(bench.get("profile").is_none(), "{bench}");
+    let error = sandbox.fails(2, &["bench", "--profile", "--kernels", "reference"]);
+    assert!(error.contains("--profile") && error.contains("--kernels portable"), "{error}");
+}
+
 #[test]
 fn batches_are_what_training_sees_and_the_same_for_every_variant() {
     let sandbox = Sandbox::new();

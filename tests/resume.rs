@@ -87,6 +87,17 @@ fn the_instruction_set_of_the_loops_does_not_show() {
 }
 
 #[test]
+fn blocks_computed_again_give_the_same_bits() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    sandbox.ok(&["train", "tiny.toml", "--out", "kept"]);
+    sandbox.ok(&["train", "tiny.toml", "--recompute", "--out", "again"]);
+    same_run(&sandbox, "kept", "again", 24);
+    let recipe = ["train", "tiny.toml", "--recompute", "-o", "precision.preset=bf16", "--out", "low"];
+    assert!(sandbox.fails(1, &recipe).contains("train.micro_batches"));
+}
+
+#[test]
 fn a_run_that_has_ended_is_not_repeated() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use kernels::{Kernels, UnknownKernels};
+use kernels::{Kernels, Saving, UnknownKernels};
 use lm_train::config::{ConfigError, Override};
 use lm_train::device::DeviceChoice;
 use numerics::simd::{self, ISA_VARIABLE};
@@ -57,12 +57,21 @@ pub struct Common {
     /// What [`Common::apply`] has made of it.
     #[arg(skip)]
     pub kernels: Kernels,
+    /// Compute every block again in the backward pass instead of keeping its values: less memory, more time, the same
+    /// bits (fp32 on the CPU)
+    #[arg(long, global = true, help_heading = "Common options")]
+    pub recompute: bool,
 }
 
 /// The environment variable that stands in for `--kernels`.
 const KERNELS_VARIABLE: &str = "FFNLAB_KERNELS";
 
 impl Common {
+    /// What blocks keep for the backward pass.
+    pub fn saving(&self) -> Saving {
+        if self.recompute { Saving::Recompute } else { Saving::Keep }
+    }
+
     /// Settings of the whole process; called before any thread exists and before anything runs.
     ///
     /// # Errors

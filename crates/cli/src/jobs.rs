@@ -159,6 +159,7 @@ impl<'a> Pool<'a> {
                 "--kernels",
                 &self.common.kernels.to_string(),
             ])
+            .args(self.common.recompute.then_some("--recompute"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

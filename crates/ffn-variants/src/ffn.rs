@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use kernels::Kernels;
+use kernels::{Branch, FfnBlock, Kernels};
 
 use crate::precision::{ActivationType, LinearRole, Precision};
 use crate::{Activation, FfnConfig, FfnKind, Linear, RmsNorm};
@@ -91,6 +91,31 @@ impl Ffn {
             Some(norm) => self.down_proj.forward(&norm.forward(&hidden)?),
             None => self.down_proj.forward(&hidden),
         }
+    }
+
+    /// x + ffn(norm(x)) as one operation; `None` where the recipe evaluates activations in another type than f32.
+    pub fn block(&self, norm: &RmsNorm) -> Option<FfnBlock> {
+        if self.precision.recipe().activation != ActivationType::Fp32 {
+            return None;
+        }
+        let branch = |linear: &Linear, activation: Activation| Branch {
+            projection: linear.projection(),
+            function: Arc::new(activation),
+        };
+        let (gate, up) = match &self.branches {
+            Branches::Ungated { up_proj, activation } => (None, branch(up_proj, *activation)),
+            Branches::Gated { gate_proj, up_proj, gate, up } => {
+                (Some(branch(gate_proj, *gate)), branch(up_proj, *up))
+            }
+        };
+        Some(FfnBlock {
+            norm: norm.part(),
+            gate,
+            up,
+            sub_norm: self.sub_norm.as_ref().map(RmsNorm::part),
+            down: self.down_proj.projection(),
+            formats: self.precision.formats(),
+        })
     }
 
     /// The product of the activated branches, `[.., d_ff]`, which enters the down projection (through a norm

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use kernels::{Kernels, Observer, QuantizedLinear};
+use kernels::{Kernels, Observer, Projection, QuantizedLinear};
 use numerics::NumericFormat;
 
 use crate::precision::{LinearFormats, LinearRole, Precision};
@@ -27,6 +27,19 @@ struct LowPrecision {
     formats: LinearFormats,
     output: NumericFormat,
     observer: Arc<dyn Observer>,
+}
+
+impl LowPrecision {
+    fn how(&self) -> QuantizedLinear {
+        QuantizedLinear {
+            input: self.formats.input,
+            weight: self.formats.weight,
+            grad: self.formats.grad,
+            output: self.output,
+            smooth: self.formats.smooth,
+            observer: self.observer.clone(),
+        }
+    }
 }
 
 impl Linear {
@@ -72,18 +85,15 @@ impl Linear {
     /// If the last dimension of `x` is not `d_in`, or its dtype or device is not the weight's; under a recipe
     /// below f32, if they are not f32 on the CPU.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Some(low) = &self.low else {
-            return kernels::linear(self.kernels, x, &self.weight);
-        };
-        let how = QuantizedLinear {
-            input: low.formats.input,
-            weight: low.formats.weight,
-            grad: low.formats.grad,
-            output: low.output,
-            smooth: low.formats.smooth,
-            observer: low.observer.clone(),
-        };
-        kernels::quantized_linear(self.kernels, x, &self.weight, how)
+        match self.low.as_ref().map(LowPrecision::how) {
+            None => kernels::linear(self.kernels, x, &self.weight),
+            Some(how) => kernels::quantized_linear(self.kernels, x, &self.weight, how),
+        }
+    }
+
+    /// The layer as part of a fused block.
+    pub fn projection(&self) -> Projection {
+        Projection { weight: self.weight.clone(), low: self.low.as_ref().map(LowPrecision::how) }
     }
 
     /// The weight, `[d_out, d_in]`.

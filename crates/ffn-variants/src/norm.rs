@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use kernels::Kernels;
+use kernels::{Kernels, Norm};
 
 use crate::Precision;
 
@@ -35,5 +35,10 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = kernels::rms_norm(self.kernels, x, &self.weight, self.eps)?;
         self.precision.round(self.kernels, &y)
+    }
+
+    /// The norm as part of a fused block.
+    pub fn part(&self) -> Norm {
+        Norm { weight: self.weight.clone(), eps: self.eps }
     }
 }

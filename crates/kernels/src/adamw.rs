@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, elements_mut};
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
@@ -52,10 +53,11 @@ pub fn adamw_step(
     }
     match kernels.for_tensors(&[theta, grad, moments]) {
         Kernels::Reference => reference(theta, grad, moments, step),
-        Kernels::Portable => {
+        // The gradient is read; theta, m and v are read and written.
+        Kernels::Portable => span(Part::Optimizer, Work::floats(7 * theta.elem_count()), || {
             moments.inplace_op2(&grad.contiguous()?, &UpdateMoments(*step))?;
             theta.inplace_op2(moments, &UpdateTheta(*step))
-        }
+        }),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::Kernels;
 use crate::buffers::with_cpu;
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::matmul::{Mat, MatMut, Mode, matmul_into};
+use crate::profile::{Part, Work, span};
 use crate::simd::{self, exp_minus_in_place, max};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -40,9 +41,17 @@ pub fn causal_attention(
         Kernels::Reference => reference(q_bthd, k_bthd, v_bthd, scale),
         Kernels::Portable => {
             let op = CausalAttention { scale: scale as f32, log_sum_exp: OnceLock::new() };
-            q_bthd.apply_op3(k_bthd, v_bthd, op)
+            span(Part::Attention, work(q_bthd, 2, 4)?, || q_bthd.apply_op3(k_bthd, v_bthd, op))
         }
     }
+}
+
+/// So many products of causal scores with d features, and passes over tensors \[b, t, h, d\].
+fn work(q_bthd: &Tensor, products: usize, passes: usize) -> Result<Work> {
+    let t = q_bthd.dim(1)?;
+    let len = q_bthd.elem_count();
+    // A position sees (t + 1) / 2 keys on average, at two operations per feature of each.
+    Ok(Work { flops: (products * len * (t + 1)) as f64, ..Work::floats(passes * len) })
 }
 
 /// The softmax of half-precision scores is taken in `f32`.
@@ -86,20 +95,8 @@ impl CustomOp3 for CausalAttention {
         let q = Heads::new(q, q_layout, shape)?;
         let k = Heads::new(k, k_layout, shape)?;
         let v = Heads::new(v, v_layout, shape)?;
-        let mut out = vec![0.0; shape.len()];
-        let out_heads = HeadsMut::new(&mut out, shape);
-        let log_sum_exp: Vec<Vec<f32>> = (0..shape.b * shape.h)
-            .into_par_iter()
-            .map_init(
-                || vec![0.0; BLOCK.min(shape.t) * shape.t],
-                |scores, head| {
-                    // SAFETY: every head is one task.
-                    let out = unsafe { out_heads.get(head) };
-                    forward_head(q.get(head), k.get(head), v.get(head), self.scale, scores, out)
-                },
-            )
-            .collect();
-        self.log_sum_exp.get_or_init(|| log_sum_exp.concat());
+        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale);
+        self.log_sum_exp.get_or_init(|| log_sum_exp);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -114,33 +111,72 @@ impl CustomOp3 for CausalAttention {
         let Some(log_sum_exp) = self.log_sum_exp.get() else {
             candle_core::bail!("causal_attention: backward before forward")
         };
-        let grad = grad.contiguous()?;
-        let gradients = with_cpu([q, k, v, out, &grad], |views| {
+        let passes_back = |views: [(&CpuStorage, &Layout); 5]| {
             let shape = HeadShape::of(views[0].1)?;
             let [q, k, v, out, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
-            let (q, k, v, out, grad) = (q?, k?, v?, out?, grad?);
-            let mut gradients = [(); 3].map(|()| vec![0.0; shape.len()]);
-            let heads_mut = gradients.each_mut().map(|gradient| HeadsMut::new(gradient, shape));
-            (0..shape.b * shape.h).into_par_iter().for_each_init(
-                || vec![0.0; 2 * BLOCK.min(shape.t) * shape.t],
-                |scratch, head| {
-                    let saved = Saved {
-                        q: q.get(head),
-                        k: k.get(head),
-                        v: v.get(head),
-                        out: out.get(head),
-                        log_sum_exp: &log_sum_exp[head * shape.t..][..shape.t],
-                    };
-                    // SAFETY: every head is one task.
-                    let gradients = heads_mut.each_ref().map(|heads| unsafe { heads.get(head) });
-                    backward_head(&saved, grad.get(head), self.scale, scratch, gradients);
-                },
-            );
-            Ok(gradients)
+            Ok(backward([q?, k?, v?, out?], log_sum_exp, grad?, shape, self.scale))
+        };
+        // Four products besides that of q and k, which only recomputes the scores.
+        let gradients = span(Part::Attention, work(q, 4, 8)?, || {
+            with_cpu([q, k, v, out, &grad.contiguous()?], passes_back)
         })?;
         let [dq, dk, dv] = gradients.map(|gradient| Tensor::from_vec(gradient, q.shape(), q.device()));
         Ok((Some(dq?), Some(dk?), Some(dv?)))
     }
+}
+
+/// The output and the log of the softmax's denominator of every row, \[b, h, t\].
+pub(crate) fn forward([q, k, v]: [Heads<'_>; 3], shape: HeadShape, scale: f32) -> (Vec<f32>, Vec<f32>) {
+    let mut out = Vec::with_capacity(shape.len());
+    // SAFETY: every row of every head is written before it is read, see `forward_head`.
+    let out_heads = unsafe { HeadsMut::uninit(&mut out, shape) };
+    let log_sum_exp: Vec<Vec<f32>> = (0..shape.b * shape.h)
+        .into_par_iter()
+        .map_init(
+            || vec![0.0; BLOCK.min(shape.t) * shape.t],
+            |scores, head| {
+                // SAFETY: every head is one task.
+                let out = unsafe { out_heads.get(head) };
+                forward_head(q.get(head), k.get(head), v.get(head), scale, scores, out)
+            },
+        )
+        .collect();
+    // SAFETY: all heads have been written.
+    unsafe { out.set_len(shape.len()) };
+    (out, log_sum_exp.concat())
+}
+
+/// Gradients of q, k and v, from what [`forward`] was given and gave.
+pub(crate) fn backward(
+    [q, k, v, out]: [Heads<'_>; 4],
+    log_sum_exp: &[f32],
+    grad: Heads<'_>,
+    shape: HeadShape,
+    scale: f32,
+) -> [Vec<f32>; 3] {
+    let mut gradients = [(); 3].map(|()| Vec::with_capacity(shape.len()));
+    // SAFETY: every row of every head is overwritten before it is accumulated into, see `backward_head`.
+    let heads_mut = gradients.each_mut().map(|gradient| unsafe { HeadsMut::uninit(gradient, shape) });
+    (0..shape.b * shape.h).into_par_iter().for_each_init(
+        || vec![0.0; 2 * BLOCK.min(shape.t) * shape.t],
+        |scratch, head| {
+            let saved = Saved {
+                q: q.get(head),
+                k: k.get(head),
+                v: v.get(head),
+                out: out.get(head),
+                log_sum_exp: &log_sum_exp[head * shape.t..][..shape.t],
+            };
+            // SAFETY: every head is one task.
+            let gradients = heads_mut.each_ref().map(|heads| unsafe { heads.get(head) });
+            backward_head(&saved, grad.get(head), scale, scratch, gradients);
+        },
+    );
+    for gradient in &mut gradients {
+        // SAFETY: all heads have been written.
+        unsafe { gradient.set_len(shape.len()) };
+    }
+    gradients
 }
 
 /// One head forward; returns the log of the softmax's denominator of every row.

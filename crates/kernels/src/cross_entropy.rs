@@ -2,7 +2,8 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
-use crate::simd::{max, sum_exp_minus};
+use crate::profile::{Part, Work, span};
+use crate::simd::{exp_minus_in_place, max, sum_exp_minus};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -19,7 +20,9 @@ pub fn cross_entropy(kernels: Kernels, logits_nv: &Tensor, targets_n: &Tensor) -
         Kernels::Reference => reference(logits_nv, targets_n)?.mean_all(),
         Kernels::Portable => {
             let op = CrossEntropy { log_sum_exp: OnceLock::new() };
-            logits_nv.contiguous()?.apply_op2(&targets_n.contiguous()?, op)
+            span(Part::Loss, Work::floats(logits_nv.elem_count()), || {
+                logits_nv.contiguous()?.apply_op2(&targets_n.contiguous()?, op)
+            })
         }
     }
 }
@@ -102,7 +105,7 @@ impl CustomOp2 for CrossEntropy {
         };
         let (n, v) = logits.dims2()?;
         let factor = dy.to_scalar::<f32>()? / n as f32;
-        let gradient = with_elements([logits], |[logits]| {
+        let backward = |[logits]: [&[f32]; 1]| {
             with_elements([targets], |[targets]: [&[u32]; 1]| {
                 let rows = rows_per_task(v);
                 Ok(fill_one(logits.len(), rows * v, |task, gradient| {
@@ -115,7 +118,8 @@ impl CustomOp2 for CrossEntropy {
                     }
                 }))
             })
-        })?;
+        };
+        let gradient = span(Part::Loss, Work::floats(2 * n * v), || with_elements([logits], backward))?;
         Ok((Some(Tensor::from_vec(gradient, (n, v), logits.device())?), None))
     }
 }
@@ -135,6 +139,21 @@ fn losses(logits: &[f32], targets: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         .unzip())
 }
 
+/// The loss of every row, and logits ← `factor` (softmax(logits) - onehot(target)); without a factor the logits are left
+/// alone.
+pub(crate) fn losses_and_gradient(logits: &mut [f32], targets: &[u32], factor: Option<f32>) -> Vec<f32> {
+    let v = logits.len() / targets.len().max(1);
+    let rows = logits.par_chunks_mut(v.max(1)).zip(targets).with_min_len(rows_per_task(v));
+    rows.map(|(logits, &target)| {
+        let of_target = logits[target as usize];
+        let Some(factor) = factor else { return log_sum_exp(logits) - of_target };
+        let log_sum_exp = softmax_in_place(logits, factor);
+        logits[target as usize] -= factor;
+        log_sum_exp - of_target
+    })
+    .collect()
+}
+
 /// The error of an id that is not below `bound`, if there is one.
 pub(crate) fn check_ids(ids: &[u32], bound: usize) -> Result<()> {
     match ids.iter().find(|&&id| id as usize >= bound) {
@@ -148,6 +167,17 @@ crate::multiversion! {
     fn log_sum_exp(x: &[f32]) -> f32 {
         let largest = max(x);
         largest + sum_exp_minus(x, largest).ln()
+    }
+
+    /// x ← factor softmax(x); returns ln Σ exp(x).
+    fn softmax_in_place(x: &mut [f32], factor: f32) -> f32 {
+        let largest = max(x);
+        let sum = exp_minus_in_place(x, largest);
+        let factor = factor / sum;
+        for x in x {
+            *x *= factor;
+        }
+        largest + sum.ln()
     }
 
     /// y = factor exp(x - log_sum_exp).

@@ -3,6 +3,7 @@
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
 use crate::cross_entropy::check_ids;
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 /// out_n = weight\[id_n\]: weight \[v, d\], ids \[n\] of u32, out \[n, d\].
@@ -10,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 /// # Errors
 /// When an id is not below v.
 pub fn embedding(kernels: Kernels, weight_vd: &Tensor, ids_n: &Tensor) -> Result<Tensor> {
-    let ((v, _), n) = (weight_vd.dims2()?, ids_n.dims1()?);
+    let ((v, d), n) = (weight_vd.dims2()?, ids_n.dims1()?);
     if ids_n.dtype() != DType::U32 {
         candle_core::bail!("embedding: ids are {:?}, not u32", ids_n.dtype());
     }
@@ -21,7 +22,9 @@ pub fn embedding(kernels: Kernels, weight_vd: &Tensor, ids_n: &Tensor) -> Result
             }
             weight_vd.contiguous()?.index_select(&ids_n.contiguous()?, 0)
         }
-        Kernels::Portable => weight_vd.contiguous()?.apply_op2(&ids_n.contiguous()?, Embedding),
+        Kernels::Portable => span(Part::Embedding, Work::floats(2 * n * d), || {
+            weight_vd.contiguous()?.apply_op2(&ids_n.contiguous()?, Embedding)
+        }),
     }
 }
 
@@ -60,21 +63,27 @@ impl CustomOp2 for Embedding {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (v, d) = weight.dims2()?;
-        let gradient = with_elements([&dy.contiguous()?], |[dy]| {
-            with_elements([ids], |[ids]| {
-                let places = Places::of(ids, v);
-                let rows = rows_per_task(d);
-                Ok(fill_one(v * d, (rows * d).max(1), |task, gradient| {
-                    for (id, gradient) in (task * rows..).zip(gradient.chunks_exact_mut(d)) {
-                        for &place in places.get(id) {
-                            add(gradient, &dy[place as usize * d..][..d]);
-                        }
-                    }
-                }))
+        let work = Work::floats(dy.elem_count() + v * d);
+        let gradient = span(Part::Embedding, work, || {
+            with_elements([&dy.contiguous()?], |[dy]| {
+                with_elements([ids], |[ids]| Ok(summed(dy, ids, [v, d])))
             })
         })?;
         Ok((Some(Tensor::from_vec(gradient, (v, d), weight.device())?), None))
     }
+}
+
+/// The gradient \[v, d\] of the table.
+fn summed(dy: &[f32], ids: &[u32], [v, d]: [usize; 2]) -> Vec<f32> {
+    let places = Places::of(ids, v);
+    let rows = rows_per_task(d);
+    fill_one(v * d, (rows * d).max(1), |task, gradient| {
+        for (id, gradient) in (task * rows..).zip(gradient.chunks_exact_mut(d)) {
+            for &place in places.get(id) {
+                add(gradient, &dy[place as usize * d..][..d]);
+            }
+        }
+    })
 }
 
 /// The places of every id, ascending, by counting sort: tasks can then own rows of the table instead of

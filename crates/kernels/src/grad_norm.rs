@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::with_elements;
+use crate::profile::{Part, Work, span};
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
@@ -16,9 +17,11 @@ const CHUNK: usize = 16 * 1024;
 pub fn grad_sq_norm(grad: &Tensor) -> Result<f64> {
     match Kernels::Portable.for_tensors(&[grad]) {
         Kernels::Reference => grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar(),
-        Kernels::Portable => with_elements([&grad.contiguous()?], |[grad]| {
-            let partial: Vec<f64> = grad.par_chunks(CHUNK).map(sum_of_squares).collect();
-            Ok(partial.into_iter().sum())
+        Kernels::Portable => span(Part::GradNorm, Work::floats(grad.elem_count()), || {
+            with_elements([&grad.contiguous()?], |[grad]| {
+                let partial: Vec<f64> = grad.par_chunks(CHUNK).map(sum_of_squares).collect();
+                Ok(partial.into_iter().sum())
+            })
         }),
     }
 }

@@ -40,6 +40,12 @@ impl<'a> Heads<'a> {
         Ok(Self { data: from_first(storage, layout)?, shape, strides })
     }
 
+    /// A contiguous [b, t, h, d].
+    pub(crate) fn contiguous(data: &'a [f32], shape: HeadShape) -> Self {
+        let HeadShape { t, h, d, .. } = shape;
+        Self { data, shape, strides: [t * h * d, h * d, d, 1] }
+    }
+
     /// Head `head % h` of sequence `head / h`.
     pub(crate) fn get(&self, head: usize) -> Mat<'a> {
         let HeadShape { t, h, d, .. } = self.shape;
@@ -60,8 +66,13 @@ pub(crate) struct HeadsMut<'a> {
 unsafe impl Sync for HeadsMut<'_> {}
 
 impl<'a> HeadsMut<'a> {
-    pub(crate) fn new(data: &'a mut [f32], shape: HeadShape) -> Self {
-        assert_eq!(data.len(), shape.len());
+    /// Over the spare capacity of `data`.
+    ///
+    /// # Safety
+    /// What is read of a matrix has been written before. The length of `data` stays as it is: set it when all
+    /// heads have been written.
+    pub(crate) unsafe fn uninit(data: &'a mut Vec<f32>, shape: HeadShape) -> Self {
+        assert!(data.is_empty() && data.capacity() >= shape.len());
         Self { data: data.as_mut_ptr(), shape, lifetime: PhantomData }
     }
 

@@ -132,6 +132,13 @@ pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     c
 }
 
+/// dst + a b, row-major, on all threads of the current rayon pool.
+pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    let view = MatMut::row_major(&mut dst, a.rows, b.cols);
+    product(view, Mode::Accumulate, 1.0, a, b, ALL_THREADS);
+    dst
+}
+
 fn product(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
     assert_eq!((a.cols, dst.rows, dst.cols), (b.rows, a.rows, b.cols));
     let accumulate = mode == Mode::Accumulate;

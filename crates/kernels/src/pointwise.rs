@@ -6,6 +6,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill, fill_one, with_elements};
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use std::{fmt::Debug, sync::Arc};
 
@@ -28,7 +29,9 @@ pub trait Pointwise: Debug + Send + Sync {
 pub fn ungated(kernels: Kernels, x: &Tensor, f: Arc<dyn Pointwise>) -> Result<Tensor> {
     match kernels.for_tensors(&[x]) {
         Kernels::Reference => no_reference(&*f),
-        Kernels::Portable => x.contiguous()?.apply_op1(Ungated(f)),
+        Kernels::Portable => {
+            span(Part::Activation, Work::floats(2 * x.elem_count()), || x.contiguous()?.apply_op1(Ungated(f)))
+        }
     }
 }
 
@@ -48,7 +51,9 @@ pub fn gated(
     }
     match kernels.for_tensors(&[gate, up]) {
         Kernels::Reference => no_reference(&*gate_fn),
-        Kernels::Portable => gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { gate_fn, up_fn }),
+        Kernels::Portable => span(Part::Activation, Work::floats(3 * gate.elem_count()), || {
+            gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { gate_fn, up_fn })
+        }),
     }
 }
 
@@ -74,18 +79,19 @@ impl CustomOp1 for Ungated {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(x, layout)?;
-        let y = fill_one(x.len(), BLOCK, |task, y| self.0.value(block(x, task), y));
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        Ok((CpuStorage::F32(value(&*self.0, x)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_elements([x, &dy.contiguous()?], |[x, dy]| {
+        let backward = |[x, dy]: [&[f32]; 2]| {
             Ok(fill_one(x.len(), BLOCK, |task, dx| {
                 let mut y = [0.0; BLOCK];
                 self.0.value_and_derivative(block(x, task), &mut y[..dx.len()], dx);
                 multiply(dx, block(dy, task));
             }))
-        })?;
+        };
+        let work = Work::floats(3 * x.elem_count());
+        let dx = span(Part::Activation, work, || with_elements([x, &dy.contiguous()?], backward))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
@@ -108,13 +114,7 @@ impl CustomOp2 for Gated {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
-        let y = fill_one(gate.len(), BLOCK, |task, y| {
-            let mut up_value = [0.0; BLOCK];
-            let up_value = &mut up_value[..y.len()];
-            self.gate_fn.value(block(gate, task), y);
-            self.up_fn.value(block(up, task), up_value);
-            multiply(y, up_value);
-        });
+        let y = product([gate, up], [&*self.gate_fn, &*self.up_fn]);
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
@@ -125,20 +125,74 @@ impl CustomOp2 for Gated {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [of_gate, of_up] = with_elements([gate, up, &dy.contiguous()?], |[gate, up, dy]| {
-            let (gradients, _) = fill(gate.len(), BLOCK, |task, [of_gate, of_up]| {
-                let (mut gate_value, mut up_value) = ([0.0; BLOCK], [0.0; BLOCK]);
-                let gate_value = &mut gate_value[..of_gate.len()];
-                let up_value = &mut up_value[..of_up.len()];
-                self.gate_fn.value_and_derivative(block(gate, task), gate_value, of_gate);
-                self.up_fn.value_and_derivative(block(up, task), up_value, of_up);
-                product_rule(block(dy, task), gate_value, up_value, of_gate, of_up);
+        let backward = |[gate, up, dy]: [&[f32]; 3]| {
+            let functions = [&*self.gate_fn, &*self.up_fn];
+            let (gradients, _) = fill(gate.len(), BLOCK, |task, gradients| {
+                let mut values = [[0.0; BLOCK]; 2];
+                let values = values.each_mut().map(|value| &mut value[..gradients[0].len()]);
+                gated_block([gate, up, dy].map(|x| block(x, task)), functions, values, gradients);
             });
             Ok(gradients)
-        })?;
+        };
+        let work = Work::floats(5 * gate.elem_count());
+        let [of_gate, of_up] =
+            span(Part::Activation, work, || with_elements([gate, up, &dy.contiguous()?], backward))?;
         let tensor = |gradient| Tensor::from_vec(gradient, gate.shape(), gate.device());
         Ok((Some(tensor(of_gate)?), Some(tensor(of_up)?)))
     }
+}
+
+/// f(x).
+pub(crate) fn value(f: &dyn Pointwise, x: &[f32]) -> Vec<f32> {
+    fill_one(x.len(), BLOCK, |task, y| f.value(block(x, task), y))
+}
+
+/// f(x) and dy f'(x).
+pub(crate) fn value_and_gradient(f: &dyn Pointwise, x: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
+    let (results, _) = fill(x.len(), BLOCK, |task, [y, dx]| {
+        f.value_and_derivative(block(x, task), y, dx);
+        multiply(dx, block(dy, task));
+    });
+    results
+}
+
+/// gate_fn(gate) * up_fn(up).
+pub(crate) fn product([gate, up]: [&[f32]; 2], [gate_fn, up_fn]: [&dyn Pointwise; 2]) -> Vec<f32> {
+    fill_one(gate.len(), BLOCK, |task, y| {
+        let mut up_value = [0.0; BLOCK];
+        let up_value = &mut up_value[..y.len()];
+        gate_fn.value(block(gate, task), y);
+        up_fn.value(block(up, task), up_value);
+        multiply(y, up_value);
+    })
+}
+
+/// The product, and the gradients of gate and up.
+pub(crate) fn product_and_gradients(
+    [gate, up]: [&[f32]; 2],
+    functions: [&dyn Pointwise; 2],
+    dy: &[f32],
+) -> [Vec<f32>; 3] {
+    let (results, _) = fill(gate.len(), BLOCK, |task, [y, of_gate, of_up]| {
+        let mut up_value = [0.0; BLOCK];
+        let up_value = &mut up_value[..y.len()];
+        let inputs = [gate, up, dy].map(|x| block(x, task));
+        gated_block(inputs, functions, [&mut *y, &mut *up_value], [of_gate, of_up]);
+        multiply(y, up_value);
+    });
+    results
+}
+
+/// Values of both functions, and gradients of both arguments of their product, in one block.
+fn gated_block(
+    [gate, up, dy]: [&[f32]; 3],
+    [gate_fn, up_fn]: [&dyn Pointwise; 2],
+    [gate_value, up_value]: [&mut [f32]; 2],
+    [of_gate, of_up]: [&mut [f32]; 2],
+) {
+    gate_fn.value_and_derivative(gate, gate_value, of_gate);
+    up_fn.value_and_derivative(up, up_value, of_up);
+    product_rule(dy, gate_value, up_value, of_gate, of_up);
 }
 
 crate::multiversion! {

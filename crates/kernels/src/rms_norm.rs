@@ -1,7 +1,8 @@
 //! RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last dimension.
 
 use crate::Kernels;
-use crate::buffers::{elements, fill, rows_per_task, with_elements};
+use crate::buffers::{elements, fill, fill_one, rows_per_task, with_elements};
+use crate::profile::{Part, Work, span};
 use crate::simd::dot;
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
@@ -18,7 +19,8 @@ pub fn rms_norm(kernels: Kernels, x: &Tensor, weight: &Tensor, eps: f64) -> Resu
         Kernels::Reference => reference(x, weight, eps),
         Kernels::Portable => {
             let op = RmsNorm { eps: eps as f32, rstd: OnceLock::new() };
-            x.contiguous()?.apply_op2(&weight.contiguous()?, op)
+            let work = Work::floats(2 * x.elem_count());
+            span(Part::Norm, work, || x.contiguous()?.apply_op2(&weight.contiguous()?, op))
         }
     }
 }
@@ -53,20 +55,11 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
-        let block = rows_per_task(w.len()) * w.len();
-        let ([y], rstd) = fill(x.len(), block, |task, [y]| {
-            let x = &x[task * block..][..y.len()];
-            let rows = x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len()));
-            rows.map(|(x, y)| normalise(x, w, self.eps, y)).collect::<Vec<_>>()
-        });
-        self.rstd.get_or_init(|| rstd.concat());
+        let (y, rstd) = forward(elements(x, x_layout)?, elements(w, w_layout)?, self.eps);
+        self.rstd.get_or_init(|| rstd);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    /// With n = x rstd: dn = dy w, dx = rstd (dn - n mean(dn n)), dw = Σ dy n over rows.
-    ///
-    /// Every task sums dw over its rows; tasks are cut by shape, and their sums are added in order.
     fn bwd(
         &self,
         x: &Tensor,
@@ -75,23 +68,9 @@ impl CustomOp2 for RmsNorm {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(rstd) = self.rstd.get() else { candle_core::bail!("rms_norm: backward before forward") };
-        let (dx, dw) = with_elements([x, w, &dy.contiguous()?], |[x, w, dy]| {
-            let d = w.len();
-            let rows = ROWS_PER_SUM;
-            let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
-                let (x, dy) = (&x[task * rows * d..], &dy[task * rows * d..]);
-                let data = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
-                let mut dw = vec![0.0; d];
-                for (((x, dy), dx), &rstd) in data.zip(&rstd[task * rows..]) {
-                    backward_row(x, w, dy, rstd, dx, &mut dw);
-                }
-                dw
-            });
-            let mut dw = vec![0.0; d];
-            for partial in partial_dw {
-                dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
-            }
-            Ok((dx, dw))
+        let work = Work::floats(3 * x.elem_count());
+        let (dx, dw) = span(Part::Norm, work, || {
+            with_elements([x, w, &dy.contiguous()?], |[x, w, dy]| Ok(backward(x, w, rstd, dy, None)))
         })?;
         let of_x = Tensor::from_vec(dx, x.shape(), x.device())?;
         let of_w = Tensor::from_vec(dw, w.shape(), w.device())?;
@@ -99,7 +78,72 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
+/// y, and 1 / √(mean x² + eps) of every row.
+pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
+    let block = rows_per_task(w.len()) * w.len();
+    let ([y], rstd) = fill(x.len(), block, |task, [y]| {
+        let x = &x[task * block..][..y.len()];
+        let rows = x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len()));
+        rows.map(|(x, y)| normalise(x, w, eps, y)).collect::<Vec<_>>()
+    });
+    (y, rstd.concat())
+}
+
+/// The y of [`forward`] again, bit for bit, from what it returned besides.
+pub(crate) fn again(x: &[f32], w: &[f32], rstd: &[f32]) -> Vec<f32> {
+    let rows = rows_per_task(w.len());
+    fill_one(x.len(), rows * w.len(), |task, y| {
+        let x = x[task * rows * w.len()..].chunks_exact(w.len());
+        for ((x, y), &rstd) in x.zip(y.chunks_exact_mut(w.len())).zip(&rstd[task * rows..]) {
+            scale_row(x, w, rstd, y);
+        }
+    })
+}
+
+/// dx and dw. With n = x rstd: dn = dy w, dx = rstd (dn - n mean(dn n)) + `residual`, dw = Σ dy n over rows.
+///
+/// Every task sums dw over its rows; tasks are cut by shape, and their sums are added in order.
+pub(crate) fn backward(
+    x: &[f32],
+    w: &[f32],
+    rstd: &[f32],
+    dy: &[f32],
+    residual: Option<&[f32]>,
+) -> (Vec<f32>, Vec<f32>) {
+    let (d, rows) = (w.len(), ROWS_PER_SUM);
+    let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
+        let (x, dy) = (&x[task * rows * d..], &dy[task * rows * d..]);
+        let data = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
+        let mut dw = vec![0.0; d];
+        for (((x, dy), dx), &rstd) in data.zip(&rstd[task * rows..]) {
+            backward_row(x, w, dy, rstd, dx, &mut dw);
+        }
+        if let Some(residual) = residual {
+            add(dx, &residual[task * rows * d..][..dx.len()]);
+        }
+        dw
+    });
+    let mut dw = vec![0.0; d];
+    for partial in partial_dw {
+        dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
+    }
+    (dx, dw)
+}
+
 crate::multiversion! {
+    fn add(sum: &mut [f32], x: &[f32]) {
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum += x;
+        }
+    }
+
+    /// y ← w x rstd for one row.
+    fn scale_row(x: &[f32], w: &[f32], rstd: f32, y: &mut [f32]) {
+        for ((&x, &w), y) in x.iter().zip(w).zip(y) {
+            *y = x * rstd * w;
+        }
+    }
+
     /// y ← w x rstd for one row; returns rstd.
     fn normalise(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
         let mean_square = dot(x, x) / x.len() as f32;

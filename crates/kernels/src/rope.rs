@@ -2,7 +2,9 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 /// Rotates each pair (x\[i\], x\[i + d/2\]) of x \[b, t, h, d\] by the angle whose cosine and sine at time t
 /// and frequency i are cos and sin \[t, d/2\], which get no gradient:
@@ -24,7 +26,9 @@ pub fn rope(kernels: Kernels, x_bthd: &Tensor, cos: &Tensor, sin: &Tensor) -> Re
     let (cos, sin) = (cos.detach(), sin.detach());
     match kernels.for_tensors(&[x_bthd, &cos, &sin]) {
         Kernels::Reference => reference(x_bthd, &cos, &sin),
-        Kernels::Portable => x_bthd.contiguous()?.apply_op3(&cos.contiguous()?, &sin.contiguous()?, Rope),
+        Kernels::Portable => span(Part::Rope, Work::floats(2 * x_bthd.elem_count()), || {
+            x_bthd.contiguous()?.apply_op3(&cos.contiguous()?, &sin.contiguous()?, Rope)
+        }),
     }
 }
 
@@ -69,8 +73,10 @@ impl CustomOp3 for Rope {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (_, t, h, _) = x.dims4()?;
-        let dx = with_elements([&dy.contiguous()?, cos, sin], |[dy, cos, sin]| {
-            Ok(rotate_all(dy, cos, sin, [t, h], -1.0))
+        let dx = span(Part::Rope, Work::floats(2 * x.elem_count()), || {
+            with_elements([&dy.contiguous()?, cos, sin], |[dy, cos, sin]| {
+                Ok(rotate_all(dy, cos, sin, [t, h], -1.0))
+            })
         })?;
         Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), None, None))
     }
@@ -82,26 +88,46 @@ fn rotate_all(x: &[f32], cos: &[f32], sin: &[f32], [t, h]: [usize; 2], direction
     let width = (2 * half * h).max(1); // all heads of one time
     let rows = rows_per_task(width);
     fill_one(x.len(), rows * width, |task, y| {
-        let x = x[task * rows * width..].chunks_exact(width);
-        for (row, (x, y)) in (task * rows..).zip(x.zip(y.chunks_exact_mut(width))) {
-            let angle = row % t * half..(row % t + 1) * half;
-            rotate_heads(x, &cos[angle.clone()], &sin[angle], direction, y);
-        }
+        y.copy_from_slice(&x[task * rows * width..][..y.len()]);
+        rotate_rows(y, task * rows, cos, sin, [t, width], direction);
     })
 }
 
+/// As [`rotate_all`], where x is.
+pub(crate) fn rotate_in_place(x: &mut [f32], cos: &[f32], sin: &[f32], [t, h]: [usize; 2], direction: f32) {
+    let width = (2 * (cos.len() / t.max(1)) * h).max(1);
+    let rows = rows_per_task(width);
+    x.par_chunks_mut(rows * width)
+        .enumerate()
+        .for_each(|(task, x)| rotate_rows(x, task * rows, cos, sin, [t, width], direction));
+}
+
+/// Rotates rows of all heads, the first of which is number `first`.
+fn rotate_rows(
+    x: &mut [f32],
+    first: usize,
+    cos: &[f32],
+    sin: &[f32],
+    [t, width]: [usize; 2],
+    direction: f32,
+) {
+    let half = cos.len() / t.max(1);
+    for (row, x) in (first..).zip(x.chunks_exact_mut(width)) {
+        let angle = row % t * half..(row % t + 1) * half;
+        rotate_heads(x, &cos[angle.clone()], &sin[angle], direction);
+    }
+}
+
 crate::multiversion! {
-    fn rotate_heads(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, y: &mut [f32]) {
+    fn rotate_heads(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
         let half = cos.len();
         let sin = &sin[..half];
-        for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
-            let (x1, x2) = x.split_at(half);
-            let (y1, y2) = y.split_at_mut(half);
-            let (x2, y2) = (&x2[..half], &mut y2[..half]);
+        for x in x.chunks_exact_mut(2 * half) {
+            let (x1, x2) = x.split_at_mut(half);
+            let x2 = &mut x2[..half];
             for i in 0..half {
                 let sin = direction * sin[i];
-                y1[i] = x1[i] * cos[i] - x2[i] * sin;
-                y2[i] = x2[i] * cos[i] + x1[i] * sin;
+                (x1[i], x2[i]) = (x1[i] * cos[i] - x2[i] * sin, x2[i] * cos[i] + x1[i] * sin);
             }
         }
     }

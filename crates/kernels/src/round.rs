@@ -2,6 +2,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, elements_mut, with_elements};
+use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor};
 use numerics::{Contraction, NumericFormat, Overflow, QuantSpec, Rounding};
 
@@ -24,13 +25,15 @@ struct Round {
 
 impl Round {
     fn rounded(&self, values: &[f32]) -> Vec<f32> {
-        let mut values = values.to_vec();
         let round = match self.kernels {
             Kernels::Reference => numerics::reference::round_slice,
             Kernels::Portable => numerics::round_slice,
         };
-        round(&mut values, self.format, Rounding::NEAREST_EVEN, Overflow::Propagate);
-        values
+        span(Part::Quantise, Work::floats(2 * values.len()), || {
+            let mut values = values.to_vec();
+            round(&mut values, self.format, Rounding::NEAREST_EVEN, Overflow::Propagate);
+            values
+        })
     }
 }
 
@@ -55,7 +58,9 @@ impl CustomOp1 for Round {
 /// # Errors
 /// When the tensor is not contiguous f32 on the CPU, or `spec` does not fit its shape.
 pub fn quantize_in_place(x: &Tensor, spec: &QuantSpec, key: u64) -> Result<()> {
-    x.inplace_op1(&QuantizeInPlace { spec: *spec, key })
+    span(Part::Quantise, Work::floats(2 * x.elem_count()), || {
+        x.inplace_op1(&QuantizeInPlace { spec: *spec, key })
+    })
 }
 
 struct QuantizeInPlace {

@@ -30,6 +30,12 @@ impl<'a> Factor<'a> {
         }
     }
 
+    /// Lines of a, steps of both, lines of b.
+    pub(crate) fn product_shape(a: Self, b: Self) -> [usize; 3] {
+        let (a, b) = (a.mat(), b.mat());
+        [a.rows, a.cols, b.rows]
+    }
+
     /// What the operand stands for, exactly, as an f64 tensor of lines by steps.
     pub(crate) fn decoded(&self) -> Result<Tensor> {
         let (lines, steps) = (self.mat().rows, self.mat().cols);

@@ -7,7 +7,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use ffn_variants::precision::{Sizes, TensorHealth};
 use ffn_variants::{FfnKind, Precision, Recipe};
-use kernels::Kernels;
+use kernels::{Kernels, Saving};
 
 use crate::config::RunConfig;
 use crate::data::Batch;
@@ -84,6 +84,22 @@ impl Session {
             precision,
             loss_scale,
         })
+    }
+
+    /// Keeps for the backward pass what `saving` says; results do not depend on it.
+    ///
+    /// # Errors
+    /// When blocks shall be computed again that cannot be: those of a recipe below f32, or not fused.
+    pub fn set_saving(&mut self, saving: Saving, kernels: Kernels) -> Result<()> {
+        let fused = kernels == Kernels::Portable && self.device.is_cpu() && self.config.model.dropout == 0.0;
+        if saving == Saving::Recompute && !(fused && self.precision.recipe().is_full()) {
+            bail!(
+                "only blocks in fp32 on the CPU, with the portable kernels and without dropout, can be computed again \
+                 (--recompute); leave it out, and raise train.micro_batches to save memory"
+            );
+        }
+        self.model = self.model.clone().saving(saving);
+        Ok(())
     }
 
     /// One optimizer step, the one with index `step` (from 0), on one batch. A loss or gradient that is not finite

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use kernels::Kernels;
+use kernels::{Kernels, Saving};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
@@ -39,6 +39,8 @@ pub struct TrainRequest {
     pub device: Device,
     /// Which implementation of the operations runs.
     pub kernels: Kernels,
+    /// What blocks keep for the backward pass.
+    pub saving: Saving,
     /// Where tokenised text is kept.
     pub cache: CacheDir,
 }
@@ -169,6 +171,7 @@ impl<'a> Run<'a> {
             config.seed,
         )?;
         let mut session = Session::new(config, corpus.vocab_size, &request.device, request.kernels)?;
+        session.set_saving(request.saving, request.kernels)?;
         let (mut step, mut train_loss, mut peak) = (0, f64::NAN, 0.0);
         let mut clock = Clock::start(0.0, 0.0);
         if let Some(checkpoint) = checkpoint {

@@ -59,6 +59,7 @@ impl Train {
             resume: self.resume,
             device,
             kernels: common.kernels,
+            saving: common.saving(),
             cache: CacheDir::default(),
         };
         let mut progress = if self.events { Progress::json_lines() } else { Progress::for_one_run() };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Result, Tensor};
-use kernels::{Kernels, Matrix, Observer, Role};
+use kernels::{Formats, Kernels, Matrix, Observer, Role};
 use numerics::{Contraction, DelayedScale, Health, NumericFormat, Operand, QuantSpec, Scaling};
 
 use super::recipe::Recipe;
@@ -146,6 +146,12 @@ impl Precision {
     /// As [`Precision::round`].
     pub fn round_residual(&self, kernels: Kernels, x: &Tensor) -> Result<Tensor> {
         kernels::round(kernels, x, self.recipe.residual.format())
+    }
+
+    /// Types between the operations of a fused block.
+    pub fn formats(&self) -> Formats {
+        let Recipe { compute, residual, .. } = &*self.recipe;
+        Formats { compute: compute.format(), residual: residual.format() }
     }
 
     /// The keeper of one layer's state.

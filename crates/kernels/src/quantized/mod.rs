@@ -15,6 +15,7 @@
 
 use crate::Kernels;
 use crate::buffers::{elements, with_elements};
+use crate::profile::{Part, Work, matmul_span, span};
 use crate::scaled_matmul::{Factor, scaled_matmul};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use numerics::{Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, Scaling};
@@ -114,7 +115,8 @@ pub fn quantized_linear(kernels: Kernels, x: &Tensor, w: &Tensor, how: Quantized
 }
 
 /// What the forward pass keeps for the backward pass.
-struct Kept {
+#[derive(Debug)]
+pub(crate) struct Kept {
     input: Operand,
     weight: Operand,
     /// What the columns of x were multiplied with.
@@ -140,24 +142,9 @@ impl CustomOp2 for Op {
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let ((n, d_in), (d_out, _)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
-        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
-        let smoothing = self.how.smooth.then(|| smoothing(x, d_in));
-        let (x, w) = match &smoothing {
-            Some(factors) => (&*scaled(x, factors), &*scaled(w, &inverse(factors))),
-            None => (x, w),
-        };
-        let x = Matrix { values: x, rows: n, cols: d_in };
-        let w = Matrix { values: w, rows: d_out, cols: d_in };
-        let kept = Kept {
-            input: self.quantise_and_tell(Role::Input, x)?,
-            weight: self.quantise_and_tell(Role::Weight, w)?,
-            smoothing,
-        };
-        let mut y = self.multiply(
-            Factor::new(&kept.input, n, d_in, Contraction::Columns),
-            Factor::new(&kept.weight, d_out, d_in, Contraction::Columns),
-        )?;
-        self.round(&mut y);
+        let x = Matrix { values: elements(x, x_layout)?, rows: n, cols: d_in };
+        let w = Matrix { values: elements(w, w_layout)?, rows: d_out, cols: d_in };
+        let (y, kept) = self.computation().forward(x, w)?;
         self.kept.get_or_init(|| kept);
         Ok((CpuStorage::F32(y), Shape::from((n, d_out))))
     }
@@ -173,41 +160,12 @@ impl CustomOp2 for Op {
             candle_core::bail!("quantized_linear: backward before forward")
         };
         let ((n, d_in), (d_out, _)) = (x.dims2()?, w.dims2()?);
-        let (dx, dw) = with_elements([x, w, &dy.contiguous()?], |[x_values, w_values, dy]| {
+        let wanted = [x.track_op(), w.track_op()];
+        let [dx, dw] = with_elements([x, w, &dy.contiguous()?], |[x, w, dy]| {
+            let x = Matrix { values: x, rows: n, cols: d_in };
+            let w = Matrix { values: w, rows: d_out, cols: d_in };
             let dy = Matrix { values: dy, rows: n, cols: d_out };
-            let along_outputs = self.quantise_and_tell(Role::Grad, dy)?;
-            let dx = if x.track_op() {
-                let w = Matrix { values: w_values, rows: d_out, cols: d_in };
-                let factors = kept.smoothing.as_deref().map(inverse);
-                let weight = self.for_backward(Role::Weight, &kept.weight, w, factors.as_deref())?;
-                let mut dx = self.multiply(
-                    Factor::new(&along_outputs, n, d_out, Contraction::Columns),
-                    Factor::new(&weight, d_out, d_in, Contraction::Rows),
-                )?;
-                if let Some(factors) = &kept.smoothing {
-                    scale_columns(&mut dx, factors);
-                }
-                self.round(&mut dx);
-                Some(dx)
-            } else {
-                None
-            };
-            let dw = if w.track_op() {
-                let x = Matrix { values: x_values, rows: n, cols: d_in };
-                let input = self.for_backward(Role::Input, &kept.input, x, kept.smoothing.as_deref())?;
-                let grad = self.for_backward(Role::Grad, &along_outputs, dy, None)?;
-                let mut dw = self.multiply(
-                    Factor::new(&grad, n, d_out, Contraction::Rows),
-                    Factor::new(&input, n, d_in, Contraction::Rows),
-                )?;
-                if let Some(factors) = &kept.smoothing {
-                    scale_columns(&mut dw, &inverse(factors));
-                }
-                Some(dw)
-            } else {
-                None
-            };
-            Ok((dx, dw))
+            self.computation().backward(kept, x, w, dy, wanted)
         })?;
         let dx = dx.map(|dx| Tensor::from_vec(dx, (n, d_in), x.device())).transpose()?;
         let dw = dw.map(|dw| Tensor::from_vec(dw, (d_out, d_in), w.device())).transpose()?;
@@ -216,6 +174,90 @@ impl CustomOp2 for Op {
 }
 
 impl Op {
+    fn computation(&self) -> Computation<'_> {
+        Computation { kernels: self.kernels, how: &self.how }
+    }
+}
+
+/// The products on plain matrices.
+pub(crate) struct Computation<'a> {
+    pub(crate) kernels: Kernels,
+    pub(crate) how: &'a QuantizedLinear,
+}
+
+impl Computation<'_> {
+    /// y = x wᵀ, and what [`Computation::backward`] needs of it.
+    pub(crate) fn forward(&self, x: Matrix<'_>, w: Matrix<'_>) -> Result<(Vec<f32>, Kept)> {
+        let find = || span(Part::Quantise, Work::floats(x.values.len()), || smoothing(x.values, x.cols));
+        let smoothing = self.how.smooth.then(find);
+        let smooth = smoothing
+            .as_ref()
+            .map(|factors| [scaled(x.values, factors), scaled(w.values, &inverse(factors))]);
+        let [x, w] = match &smooth {
+            Some([x_values, w_values]) => {
+                [Matrix { values: x_values, ..x }, Matrix { values: w_values, ..w }]
+            }
+            None => [x, w],
+        };
+        let kept = Kept {
+            input: self.quantise_and_tell(Role::Input, x)?,
+            weight: self.quantise_and_tell(Role::Weight, w)?,
+            smoothing,
+        };
+        let mut y = self.multiply(
+            Part::MatmulForward,
+            Factor::new(&kept.input, x.rows, x.cols, Contraction::Columns),
+            Factor::new(&kept.weight, w.rows, w.cols, Contraction::Columns),
+        )?;
+        self.round(&mut y);
+        Ok((y, kept))
+    }
+
+    /// dx and dw, as far as they are `wanted`.
+    pub(crate) fn backward(
+        &self,
+        kept: &Kept,
+        x: Matrix<'_>,
+        w: Matrix<'_>,
+        dy: Matrix<'_>,
+        wanted: [bool; 2],
+    ) -> Result<[Option<Vec<f32>>; 2]> {
+        let ((n, d_in), d_out) = ((x.rows, x.cols), w.rows);
+        let along_outputs = self.quantise_and_tell(Role::Grad, dy)?;
+        let dx = if wanted[0] {
+            let factors = kept.smoothing.as_deref().map(inverse);
+            let weight = self.for_backward(Role::Weight, &kept.weight, w, factors.as_deref())?;
+            let mut dx = self.multiply(
+                Part::MatmulInput,
+                Factor::new(&along_outputs, n, d_out, Contraction::Columns),
+                Factor::new(&weight, d_out, d_in, Contraction::Rows),
+            )?;
+            if let Some(factors) = &kept.smoothing {
+                scale_columns(&mut dx, factors);
+            }
+            self.round(&mut dx);
+            Some(dx)
+        } else {
+            None
+        };
+        let dw = if wanted[1] {
+            let input = self.for_backward(Role::Input, &kept.input, x, kept.smoothing.as_deref())?;
+            let grad = self.for_backward(Role::Grad, &along_outputs, dy, None)?;
+            let mut dw = self.multiply(
+                Part::MatmulWeight,
+                Factor::new(&grad, n, d_out, Contraction::Rows),
+                Factor::new(&input, n, d_in, Contraction::Rows),
+            )?;
+            if let Some(factors) = &kept.smoothing {
+                scale_columns(&mut dw, &inverse(factors));
+            }
+            Some(dw)
+        } else {
+            None
+        };
+        Ok([dx, dw])
+    }
+
     fn spec(&self, role: Role) -> &QuantSpec {
         match role {
             Role::Input => &self.how.input,
@@ -241,11 +283,11 @@ impl Op {
             }
         }
         let key = self.how.observer.key(role) ^ contraction_key(contraction);
-        let operand = match self.kernels {
+        let operand = span(Part::Quantise, Work::floats(2 * values.len()), || match self.kernels {
             Kernels::Reference => numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
                 .map(|encoded| encoded.operand),
             Kernels::Portable => numerics::quantize(values, rows, cols, contraction, &spec, key, scale),
-        };
+        });
         operand.map_err(candle_core::Error::wrap)
     }
 
@@ -262,9 +304,12 @@ impl Op {
             return Ok(Cow::Borrowed(forward));
         }
         if self.how.grad.scaling == Scaling::None {
-            let mut values = forward.dequantize(matrix.rows, matrix.cols, Contraction::Columns);
-            let rounding = Rounding::NEAREST_EVEN;
-            numerics::round_slice(&mut values, self.how.grad.format, rounding, Overflow::Propagate);
+            let values = span(Part::Quantise, Work::floats(2 * matrix.values.len()), || {
+                let mut values = forward.dequantize(matrix.rows, matrix.cols, Contraction::Columns);
+                let rounding = Rounding::NEAREST_EVEN;
+                numerics::round_slice(&mut values, self.how.grad.format, rounding, Overflow::Propagate);
+                values
+            });
             let Operand { amax, non_finite, .. } = *forward;
             return Ok(Cow::Owned(Operand { values, outer: OuterScale::Uniform(1.0), amax, non_finite }));
         }
@@ -278,18 +323,20 @@ impl Op {
         operand.map(Cow::Owned)
     }
 
-    fn multiply(&self, a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
-        match self.kernels {
+    fn multiply(&self, part: Part, a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
+        matmul_span(part, Factor::product_shape(a, b), || match self.kernels {
             Kernels::Reference => {
                 let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
                 product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
             }
             Kernels::Portable => scaled_matmul(a, b),
-        }
+        })
     }
 
     fn round(&self, values: &mut [f32]) {
-        numerics::round_slice(values, self.how.output, Rounding::NEAREST_EVEN, Overflow::Propagate);
+        span(Part::Quantise, Work::floats(2 * values.len()), || {
+            numerics::round_slice(values, self.how.output, Rounding::NEAREST_EVEN, Overflow::Propagate);
+        });
     }
 }
 
@@ -327,9 +374,11 @@ fn scaled(values: &[f32], factors: &[f32]) -> Vec<f32> {
 }
 
 fn scale_columns(values: &mut [f32], factors: &[f32]) {
-    for row in values.chunks_exact_mut(factors.len()) {
-        row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-    }
+    span(Part::Quantise, Work::floats(2 * values.len()), || {
+        for row in values.chunks_exact_mut(factors.len()) {
+            row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        }
+    });
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use ffn_variants::precision::LinearRole;
 use ffn_variants::{Linear, Precision, RmsNorm};
-use kernels::Kernels;
+use kernels::{AttentionBlock, Kernels};
 
 use crate::config::ModelConfig;
 
@@ -80,6 +80,25 @@ impl Attention {
             n_head: config.n_head,
             kernels,
             precision: precision.clone(),
+        })
+    }
+
+    /// x + attention(norm(x)) over the first `t` positions as one operation.
+    ///
+    /// # Errors
+    /// When t is longer than the rotary table.
+    pub fn block(&self, norm: &RmsNorm, rotary: &RotaryTable, t: usize) -> Result<AttentionBlock> {
+        let (cos, sin) = rotary.narrow(t, DType::F32)?;
+        let d_head = self.q_proj.weight().dim(0)? / self.n_head;
+        Ok(AttentionBlock {
+            norm: norm.part(),
+            qkv: [&self.q_proj, &self.k_proj, &self.v_proj].map(Linear::projection),
+            sub_norm: self.sub_norm.as_ref().map(RmsNorm::part),
+            o: self.o_proj.projection(),
+            rotary: [cos, sin],
+            n_head: self.n_head,
+            scale: 1.0 / (d_head as f64).sqrt(),
+            formats: self.precision.formats(),
         })
     }
 

@@ -21,6 +21,11 @@ impl Dropout {
         Self { rate, key: Some(key) }
     }
 
+    /// Whether it leaves everything as it is.
+    pub fn is_off(&self) -> bool {
+        self.key.is_none() || self.rate <= 0.0
+    }
+
     /// x with a share of its elements zeroed and the rest scaled by 1 / (1 - rate). `site` names the place in the model.
     ///
     /// # Errors

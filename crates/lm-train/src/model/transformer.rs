@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use ffn_variants::precision::LinearRole;
 use ffn_variants::{Ffn, FfnConfig, FfnInit, Linear, Precision, RmsNorm};
-use kernels::Kernels;
+use kernels::{FfnBlock, HeadLoss, Kernels, Saving};
 
 use super::attention::{Attention, RotaryTable};
 use super::dropout::Dropout;
@@ -19,16 +19,29 @@ struct Block {
     attention: Attention,
     ffn_norm: RmsNorm,
     ffn: Ffn,
+    saving: Saving,
     kernels: Kernels,
     precision: Precision,
 }
 
 impl Block {
     fn forward(&self, x: &Tensor, rotary: &RotaryTable, dropout: &Dropout, layer: usize) -> Result<Tensor> {
+        if let Some(ffn) = self.fused(x, dropout) {
+            let attention = self.attention.block(&self.input_norm, rotary, x.dim(1)?)?;
+            return ffn.forward(&attention.forward(x, self.saving)?, self.saving);
+        }
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotary)?;
         let x = self.add(x, &dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
         let y = self.ffn.forward(&self.ffn_norm.forward(&x)?)?;
         self.add(&x, &dropout.apply(&y, &format!("layers.{layer}.ffn"))?)
+    }
+
+    /// The second half as one operation, where both halves can be.
+    fn fused(&self, x: &Tensor, dropout: &Dropout) -> Option<FfnBlock> {
+        match self.kernels.for_tensors(&[x]) {
+            Kernels::Portable if dropout.is_off() => self.ffn.block(&self.ffn_norm),
+            Kernels::Portable | Kernels::Reference => None,
+        }
     }
 
     /// x + y, in the type of the residual stream.
@@ -78,6 +91,7 @@ impl Transformer {
                 attention: Attention::new(config, vb.pp("self_attn"), kernels, residual_std, precision)?,
                 ffn_norm: norm(vb.pp("post_attention_layernorm"))?,
                 ffn: Ffn::new(&ffn_config, vb.pp("mlp"), kernels, ffn_init, precision)?,
+                saving: Saving::Keep,
                 kernels,
                 precision: precision.clone(),
             });
@@ -100,11 +114,23 @@ impl Transformer {
         })
     }
 
+    /// The same model, whose blocks keep for the backward pass what `saving` says.
+    #[must_use]
+    pub fn saving(mut self, saving: Saving) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.saving = saving);
+        self
+    }
+
     /// Token ids (u32) [b, t] -> logits [b * t, vocab_size].
     ///
     /// # Errors
     /// When t exceeds the context length or an id the vocabulary.
     pub fn forward(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+        self.lm_head.forward(&self.norm.forward(&self.residual(ids_bt, dropout)?)?)
+    }
+
+    /// Token ids (u32) [b, t] -> the residual stream after all blocks, [b * t, d_model].
+    fn residual(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
         let (b, t) = ids_bt.dims2()?;
         if t > self.seq_len {
             candle_core::bail!("{t} tokens do not fit into the model's context of {}", self.seq_len);
@@ -115,7 +141,7 @@ impl Transformer {
         for (layer, block) in self.blocks.iter().enumerate() {
             x_btd = block.forward(&x_btd, &self.rotary, dropout, layer)?;
         }
-        self.lm_head.forward(&self.norm.forward(&x_btd)?.flatten(0, 1)?)
+        x_btd.flatten(0, 1)
     }
 
     /// Mean cross-entropy, nats per token, of targets [b * t] (u32) after ids [b, t].
@@ -123,7 +149,18 @@ impl Transformer {
     /// # Errors
     /// As [`Transformer::forward`]; a target outside the vocabulary.
     pub fn loss(&self, ids_bt: &Tensor, targets_n: &Tensor, dropout: &Dropout) -> Result<Tensor> {
-        kernels::cross_entropy(self.kernels, &self.forward(ids_bt, dropout)?, targets_n)
+        let x_nd = self.residual(ids_bt, dropout)?;
+        let head = self.lm_head.projection();
+        match self.kernels.for_tensors(&[&x_nd]) {
+            Kernels::Portable if head.low.is_none() => {
+                let loss = HeadLoss { norm: self.norm.part(), head, formats: self.precision.formats() };
+                loss.forward(&x_nd, targets_n)
+            }
+            Kernels::Portable | Kernels::Reference => {
+                let logits = self.lm_head.forward(&self.norm.forward(&x_nd)?)?;
+                kernels::cross_entropy(self.kernels, &logits, targets_n)
+            }
+        }
     }
 
     /// Nats of every target, without gradient; call it on a detached model.

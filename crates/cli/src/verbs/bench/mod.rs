@@ -1,14 +1,20 @@
-//! `ffnlab bench`: how fast a training step is here.
+//! `ffnlab bench`: how fast a training step is here, and where its time goes.
+
+mod machine;
+mod profile;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use ffn_variants::PrecisionPreset;
-use lm_train::config::{ConfigSource, Override, RunConfig};
+use kernels::Kernels;
+use kernels::profile::record;
+use lm_train::config::{ConfigError, ConfigSource, Override, RunConfig};
 use lm_train::data::Batch;
+use lm_train::device::DeviceChoice;
 use lm_train::memory::peak_rss_mb;
 use lm_train::rng::{Key, Purpose};
 use lm_train::session::Session;
@@ -16,12 +22,14 @@ use lm_train::{host, model};
 use rand::Rng;
 use serde::Serialize;
 
+use self::machine::Machine;
+use self::profile::{Profile, Recording};
 use super::read_config;
 use crate::args::{Common, Overrides};
 use crate::output::{print, print_json};
 
 /// Reference model R: the size at which implementations are compared.
-const REFERENCE_MODEL: &str = include_str!("../../../../configs/bench/reference-model.toml");
+const REFERENCE_MODEL: &str = include_str!("../../../../../configs/bench/reference-model.toml");
 
 /// Tokens per second and peak memory of a training step
 ///
@@ -43,7 +51,12 @@ pub struct Bench {
     /// Steps before the first timed one
     #[arg(long, default_value_t = 2, value_name = "N")]
     warmup: u64,
-    /// Print one JSON object: tokens_per_s (median), tokens_per_s_min, tokens_per_s_max, step_ms, peak_rss_mb, ...
+    /// Also print where the time of a step goes, beside a floor: the least time that the rate of matrix products and the
+    /// memory bandwidth measured here allow
+    #[arg(long)]
+    profile: bool,
+    /// Print one JSON object: tokens_per_s (median), tokens_per_s_min, tokens_per_s_max, step_ms, peak_rss_mb, ...; with
+    /// --profile also profile, in means of a step
     #[arg(long)]
     json: bool,
 }
@@ -67,6 +80,8 @@ struct Measured {
     loss_first: f64,
     loss_last: f64,
     host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Profile>,
 }
 
 impl Bench {
@@ -80,6 +95,7 @@ impl Bench {
             None => ConfigSource::from_text("reference-model.toml", REFERENCE_MODEL, &overrides)?,
         }
         .resolve()?;
+        self.check_profile(common)?;
         let measured = self.measure(&config, common)?;
         if self.json {
             print_json(&measured)?;
@@ -102,23 +118,49 @@ impl Bench {
                 measured.device,
                 measured.host
             ))?;
+            if let Some(profile) = &measured.profile {
+                print(&format!("\n{}", profile.text(measured.threads)))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Plain Candle operations report nothing, and those on a GPU end after the call that starts them.
+    fn check_profile(&self, common: &Common) -> Result<()> {
+        if self.profile && (common.kernels, common.device) != (Kernels::Portable, DeviceChoice::Cpu) {
+            bail!(ConfigError::Invalid {
+                place: "--profile".to_owned(),
+                message: format!(
+                    "{} kernels on {} do not report their time; use --kernels portable --device cpu",
+                    common.kernels, common.device
+                ),
+            });
+        }
+        Ok(())
     }
 
     fn measure(&self, config: &RunConfig, common: &Common) -> Result<Measured> {
         let vocab_size = config.tokenizer.vocab_size;
         let mut session = Session::new(config, vocab_size, &common.device.open()?, common.kernels)?;
+        session.set_saving(common.saving(), common.kernels)?;
         let bar = indicatif::ProgressBar::new(self.warmup + self.steps);
-        let (mut seconds, mut losses) = (Vec::new(), Vec::new());
+        let (mut seconds, mut losses, mut recording) = (Vec::new(), Vec::new(), Recording::default());
         for step in 0..self.warmup + self.steps {
-            let batch = random_batch(config, vocab_size, step);
             let started = Instant::now();
-            let stats = session.step(step, &batch)?;
+            let batch = random_batch(config, vocab_size, step);
+            let data_time = started.elapsed();
+            let started = Instant::now();
+            let (stats, spans) = if self.profile {
+                record(|| session.step(step, &batch))
+            } else {
+                (session.step(step, &batch), Vec::new())
+            };
+            let step_time = started.elapsed();
+            losses.push(stats?.loss);
             if step >= self.warmup {
-                seconds.push(started.elapsed().as_secs_f64());
+                seconds.push(step_time.as_secs_f64());
+                recording.add(data_time, step_time, spans);
             }
-            losses.push(stats.loss);
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -127,12 +169,14 @@ impl Bench {
         let median = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.0;
         let tokens = config.tokens_per_step();
         let ffn = config.model.ffn.resolve(config.model.d_model)?;
+        let peak_rss_mb = peak_rss_mb(); // before the machine is measured, which takes memory of its own
+        let machine = self.profile.then(Machine::measure).transpose()?;
         Ok(Measured {
             tokens_per_s: tokens as f64 / median,
             tokens_per_s_min: tokens as f64 / slowest,
             tokens_per_s_max: tokens as f64 / fastest,
             step_ms: median * 1e3,
-            peak_rss_mb: peak_rss_mb(),
+            peak_rss_mb,
             steps: self.steps,
             tokens_per_step: tokens,
             params: session.param_counts(vocab_size)?.total,
@@ -144,6 +188,7 @@ impl Bench {
             loss_first: losses[0],
             loss_last: losses[losses.len() - 1],
             host: host::describe(),
+            profile: machine.map(|machine| recording.profile(machine)),
         })
     }
 }

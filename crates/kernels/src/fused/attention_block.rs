@@ -1,0 +1,196 @@
+//! Causal self-attention with its norm, rotary positions and residual connection.
+
+use super::half_block::{self, Gradients, HalfBlock};
+use super::projection::{Projection, State};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded};
+use crate::attention;
+use crate::buffers::with_elements;
+use crate::heads::{HeadShape, Heads};
+use crate::profile::{Part, Work, span};
+use crate::rope::rotate_in_place;
+use candle_core::{Result, Tensor};
+
+/// x + o(sub_norm(attention(rope(q(n)), rope(k(n)), v(n)))), n = norm(x).
+#[derive(Clone, Debug)]
+pub struct AttentionBlock {
+    /// Norm in front.
+    pub norm: Norm,
+    /// Projections to queries, keys and values, each \[d_model, d_model\].
+    pub qkv: [Projection; 3],
+    /// Norm before the output projection.
+    pub sub_norm: Option<Norm>,
+    /// Output projection, \[d_model, d_model\].
+    pub o: Projection,
+    /// Cosines and sines of the rotary angles, each \[t, d_head / 2\].
+    pub rotary: [Tensor; 2],
+    /// Heads that share d_model.
+    pub n_head: usize,
+    /// Factor on the scores.
+    pub scale: f64,
+    /// Types between the operations.
+    pub formats: Formats,
+}
+
+impl AttentionBlock {
+    /// The block on x \[b, t, d_model\], f32 on the CPU.
+    ///
+    /// # Errors
+    /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
+    pub fn forward(&self, x: &Tensor, saving: Saving) -> Result<Tensor> {
+        let (b, t, d) = x.dims3()?;
+        let (h, half) = (self.n_head, d / self.n_head / 2);
+        if d != 2 * half * h || self.rotary.iter().any(|table| table.dims() != [t, half]) {
+            candle_core::bail!("attention block: {h} heads and the rotary table do not fit x {:?}", x.dims());
+        }
+        let mut weights = vec![&self.norm.weight];
+        weights.extend(self.qkv.iter().map(|projection| &projection.weight));
+        weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
+        weights.push(&self.o.weight);
+        let shape = HeadShape { b, t, h, d: 2 * half };
+        let [cos, sin] = self.rotary.each_ref().map(Tensor::contiguous);
+        let block = Self { rotary: [cos?, sin?], ..self.clone() };
+        let products = self.qkv.iter().chain([&self.o]);
+        half_block::apply(Shaped { block, shape }, x, &weights, products, saving)
+    }
+}
+
+/// The block for inputs of one shape.
+struct Shaped {
+    block: AttentionBlock,
+    shape: HeadShape,
+}
+
+/// Values of the forward pass.
+pub(super) struct Kept {
+    /// \[b, t\], of the norm.
+    rstd: Vec<f32>,
+    /// Each \[b, t, h, d\]; queries and keys rotated.
+    qkv: [Vec<f32>; 3],
+    /// \[b, t, h, d\].
+    out: Vec<f32>,
+    /// \[b, h, t\].
+    log_sum_exp: Vec<f32>,
+    /// \[b, t\], of the norm before the output projection.
+    sub_rstd: Vec<f32>,
+    qkv_states: [State; 3],
+    o_state: State,
+}
+
+/// The weights of a block by name.
+struct Weights<'a> {
+    norm: &'a [f32],
+    qkv: [&'a [f32]; 3],
+    sub_norm: &'a [f32],
+    o: &'a [f32],
+}
+
+impl HalfBlock for Shaped {
+    const NAME: &'static str = "attention-block";
+
+    type Kept = Kept;
+
+    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
+        let w = self.weights(weights);
+        let AttentionBlock { norm, qkv: [q, k, v], sub_norm, o, formats, scale, .. } = &self.block;
+        let (n, rstd) = norm.forward(x, w.norm, formats.compute);
+        let (mut queries, q_state) = q.forward(&n, w.qkv[0])?;
+        let (mut keys, k_state) = k.forward(&n, w.qkv[1])?;
+        let (values, v_state) = v.forward(&n, w.qkv[2])?;
+        drop(n);
+        self.rotate([&mut queries, &mut keys], 1.0)?;
+        round(&mut queries, formats.compute);
+        round(&mut keys, formats.compute);
+        let qkv = [queries, keys, values];
+        let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
+            attention::forward(self.heads(&qkv), self.shape, *scale as f32)
+        });
+        round(&mut out, formats.compute);
+        let (mut y, sub_rstd, o_state);
+        if let Some(norm) = sub_norm {
+            let (normed, rstd) = norm.forward(&out, w.sub_norm, formats.compute);
+            sub_rstd = rstd;
+            (y, o_state) = o.forward_onto(x, &normed, w.o)?;
+        } else {
+            sub_rstd = vec![];
+            (y, o_state) = o.forward_onto(x, &out, w.o)?;
+        }
+        round(&mut y, formats.residual);
+        let qkv_states = [q_state, k_state, v_state];
+        Ok((y, Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state }))
+    }
+
+    fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
+        let w = self.weights(weights);
+        let AttentionBlock { qkv, sub_norm, o, formats, scale, .. } = &self.block;
+        let grad = rounded(grad, formats.residual);
+        let mut of_out = None;
+        let (of_o, of_sub_norm);
+        if sub_norm.is_some() {
+            let normed = norm_again(&kept.out, w.sub_norm, &kept.sub_rstd, formats.compute);
+            of_o = o.backward(&kept.o_state, [&normed, w.o, &grad], &mut of_out)?;
+            let parts = [&kept.out[..], w.sub_norm, &kept.sub_rstd];
+            let (dx, dw) = norm_backward(parts, of_out.unwrap_or_default(), None, formats.compute);
+            (of_out, of_sub_norm) = (Some(dx), Some(dw));
+        } else {
+            of_o = o.backward(&kept.o_state, [&kept.out, w.o, &grad], &mut of_out)?;
+            of_sub_norm = None;
+        }
+        let mut of_out = of_out.unwrap_or_default();
+        round(&mut of_out, formats.compute);
+        let [mut of_q, mut of_k, of_v] = span(Part::Attention, self.attention_work(4.0, 8), || {
+            let [q, k, v] = self.heads(&kept.qkv);
+            let [out, of_out] = [&kept.out, &of_out].map(|x| Heads::contiguous(x, self.shape));
+            attention::backward([q, k, v, out], &kept.log_sum_exp, of_out, self.shape, *scale as f32)
+        });
+        round(&mut of_q, formats.compute);
+        round(&mut of_k, formats.compute);
+        self.rotate([&mut of_q, &mut of_k], -1.0)?;
+        let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
+        let (mut of_n, mut of_weights) = (None, vec![]);
+        for (i, dy) in [of_q, of_k, of_v].iter().enumerate() {
+            of_weights.push(qkv[i].backward(&kept.qkv_states[i], [&n, w.qkv[i], dy], &mut of_n)?);
+        }
+        let parts = [x, w.norm, &kept.rstd];
+        let (of_x, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
+        of_weights.insert(0, of_norm);
+        of_weights.extend(of_sub_norm);
+        of_weights.push(of_o);
+        Ok(Gradients { of_x, of_weights })
+    }
+}
+
+impl Shaped {
+    /// Takes apart what [`AttentionBlock::forward`] put together.
+    fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
+        Weights {
+            norm: all[0],
+            qkv: [all[1], all[2], all[3]],
+            sub_norm: if self.block.sub_norm.is_some() { all[4] } else { &[] },
+            o: all[all.len() - 1],
+        }
+    }
+
+    fn heads<'a>(&self, qkv: &'a [Vec<f32>; 3]) -> [Heads<'a>; 3] {
+        qkv.each_ref().map(|x| Heads::contiguous(x, self.shape))
+    }
+
+    fn rotate(&self, tensors: [&mut Vec<f32>; 2], direction: f32) -> Result<()> {
+        let HeadShape { t, h, .. } = self.shape;
+        let [cos, sin] = &self.block.rotary;
+        with_elements([cos, sin], |[cos, sin]| {
+            for x in tensors {
+                span(Part::Rope, Work::floats(2 * x.len()), || {
+                    rotate_in_place(x, cos, sin, [t, h], direction)
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// So many products per head, of the half of the scores that is visible, and tensors read or written.
+    fn attention_work(&self, products: f64, tensors: usize) -> Work {
+        let HeadShape { b, t, h, d } = self.shape;
+        let visible = (b * h * t * (t + 1) / 2) as f64;
+        Work { flops: products * 2.0 * visible * d as f64, bytes: 4.0 * (tensors * self.shape.len()) as f64 }
+    }
+}

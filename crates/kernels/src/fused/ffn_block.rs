@@ -1,0 +1,212 @@
+//! A feed-forward block with its norm and its residual connection.
+
+use super::half_block::{self, Gradients, HalfBlock};
+use super::projection::{Projection, State};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded};
+use crate::Pointwise;
+use crate::pointwise;
+use crate::profile::{Part, Work, span};
+use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+/// One way into the hidden state: a projection and the function its result goes through.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// \[d_ff, d_model\].
+    pub projection: Projection,
+    /// Its activation.
+    pub function: Arc<dyn Pointwise>,
+}
+
+/// x + down(sub_norm(hidden)), hidden = gate_fn(gate(n)) * up_fn(up(n)) or up_fn(up(n)), n = norm(x).
+#[derive(Clone, Debug)]
+pub struct FfnBlock {
+    /// Norm in front, over d_model.
+    pub norm: Norm,
+    /// The gate of a gated block.
+    pub gate: Option<Branch>,
+    /// The other branch, or the only one.
+    pub up: Branch,
+    /// Norm before the down projection, over d_ff.
+    pub sub_norm: Option<Norm>,
+    /// \[d_model, d_ff\].
+    pub down: Projection,
+    /// Types between the operations.
+    pub formats: Formats,
+}
+
+impl FfnBlock {
+    /// The block on x \[.., d_model\], f32 on the CPU.
+    ///
+    /// # Errors
+    /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
+    pub fn forward(&self, x: &Tensor, saving: Saving) -> Result<Tensor> {
+        let mut weights = vec![&self.norm.weight];
+        weights.extend(self.gate.iter().map(|gate| &gate.projection.weight));
+        weights.push(&self.up.projection.weight);
+        weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
+        weights.push(&self.down.weight);
+        let branches: Vec<_> = self.gate.iter().chain([&self.up]).map(|branch| &branch.projection).collect();
+        half_block::apply(self.clone(), x, &weights, branches.into_iter().chain([&self.down]), saving)
+    }
+}
+
+/// Values of the forward pass, `n` tokens each.
+pub(super) struct Kept {
+    /// \[n\], of the norm.
+    rstd: Vec<f32>,
+    /// \[n, d_ff\], before its function.
+    gate: Option<Vec<f32>>,
+    /// \[n, d_ff\], before its function.
+    up: Vec<f32>,
+    /// \[n\], of the norm before the down projection.
+    sub_rstd: Vec<f32>,
+    states: [State; 3],
+}
+
+/// The weights of a block by name.
+struct Weights<'a> {
+    norm: &'a [f32],
+    gate: &'a [f32],
+    up: &'a [f32],
+    sub_norm: &'a [f32],
+    down: &'a [f32],
+}
+
+impl HalfBlock for FfnBlock {
+    const NAME: &'static str = "ffn-block";
+
+    type Kept = Kept;
+
+    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
+        let w = self.weights(weights);
+        let FfnBlock { norm, gate, up, sub_norm, down, formats } = self;
+        let (n, rstd) = norm.forward(x, w.norm, formats.compute);
+        let (gate, gate_state) = match gate {
+            Some(gate) => {
+                let (values, state) = gate.projection.forward(&n, w.gate)?;
+                (Some(values), state)
+            }
+            None => (None, None),
+        };
+        let (up, up_state) = up.projection.forward(&n, w.up)?;
+        drop(n);
+        let mut hidden = self.hidden(gate.as_deref(), &up);
+        let mut sub_rstd = vec![];
+        if let Some(norm) = sub_norm {
+            (hidden, sub_rstd) = norm.forward(&hidden, w.sub_norm, formats.compute);
+        }
+        let (mut y, down_state) = down.forward_onto(x, &hidden, w.down)?;
+        round(&mut y, formats.residual);
+        Ok((y, Kept { rstd, gate, up, sub_rstd, states: [gate_state, up_state, down_state] }))
+    }
+
+    fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
+        let w = self.weights(weights);
+        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
+        let [gate_state, up_state, _] = &kept.states;
+        let grad = rounded(grad, formats.residual);
+        let of_hidden = self.back_to_hidden(&w, kept, &grad)?;
+        let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
+        let mut of_n = None;
+        let of_gate = match (gate_branch, of_hidden.gate) {
+            (Some(branch), Some(dy)) => {
+                Some(branch.projection.backward(gate_state, [&n, w.gate, &dy], &mut of_n)?)
+            }
+            _ => None,
+        };
+        let of_up = up_branch.projection.backward(up_state, [&n, w.up, &of_hidden.up], &mut of_n)?;
+        let parts = [x, w.norm, &kept.rstd];
+        let (of_x, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
+        let gradients = [Some(of_norm), of_gate, Some(of_up), of_hidden.sub_norm, Some(of_hidden.down)];
+        Ok(Gradients { of_x, of_weights: gradients.into_iter().flatten().collect() })
+    }
+}
+
+impl FfnBlock {
+    /// Takes apart what [`FfnBlock::forward`] put together.
+    fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
+        let mut all = all.iter().copied();
+        let mut next = |there: bool| if there { all.next().unwrap_or_default() } else { &[] };
+        Weights {
+            norm: next(true),
+            gate: next(self.gate.is_some()),
+            up: next(true),
+            sub_norm: next(self.sub_norm.is_some()),
+            down: next(true),
+        }
+    }
+
+    /// The hidden state, rounded.
+    fn hidden(&self, gate: Option<&[f32]>, up: &[f32]) -> Vec<f32> {
+        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
+        let inputs = if gate.is_some() { 2 } else { 1 };
+        span(Part::Activation, Work::floats((inputs + 1) * up.len()), || {
+            let mut hidden = match (gate, gate_branch) {
+                (Some(gate), Some(branch)) => {
+                    pointwise::product([gate, up], [&*branch.function, &*up_branch.function])
+                }
+                _ => pointwise::value(&*up_branch.function, up),
+            };
+            round(&mut hidden, formats.compute);
+            hidden
+        })
+    }
+
+    /// The hidden state again, rounded, and the gradients of gate and up.
+    fn hidden_and_gradients(&self, kept: &Kept, dy: &[f32]) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
+        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
+        let inputs = if kept.gate.is_some() { 2 } else { 1 };
+        span(Part::Activation, Work::floats((2 * inputs + 2) * dy.len()), || {
+            let dy = rounded(dy, formats.compute);
+            let (mut hidden, of_gate, of_up) = match (&kept.gate, gate_branch) {
+                (Some(gate), Some(branch)) => {
+                    let functions = [&*branch.function, &*up_branch.function];
+                    let [hidden, of_gate, of_up] =
+                        pointwise::product_and_gradients([gate, &kept.up], functions, &dy);
+                    (hidden, Some(of_gate), of_up)
+                }
+                _ => {
+                    let [hidden, of_up] = pointwise::value_and_gradient(&*up_branch.function, &kept.up, &dy);
+                    (hidden, None, of_up)
+                }
+            };
+            round(&mut hidden, formats.compute);
+            (hidden, of_gate, of_up)
+        })
+    }
+
+    /// From the gradient of the block to those before the activations.
+    fn back_to_hidden(&self, w: &Weights<'_>, kept: &Kept, grad: &[f32]) -> Result<OfHidden> {
+        let FfnBlock { sub_norm, down, formats, .. } = self;
+        let state = &kept.states[2];
+        let mut dy = None;
+        if sub_norm.is_none() && down.low.is_none() {
+            // The gradient first, so that the hidden state is made again in the pass that goes on from it.
+            let dy = down.input_gradient(w.down, grad)?;
+            let (hidden, gate, up) = self.hidden_and_gradients(kept, &dy);
+            return Ok(OfHidden { gate, up, sub_norm: None, down: down.weight_gradient(&hidden, grad)? });
+        }
+        let hidden = self.hidden(kept.gate.as_deref(), &kept.up);
+        let (dy, down, sub_norm) = if sub_norm.is_some() {
+            let normed = norm_again(&hidden, w.sub_norm, &kept.sub_rstd, formats.compute);
+            let of_down = down.backward(state, [&normed, w.down, grad], &mut dy)?;
+            let parts = [&hidden[..], w.sub_norm, &kept.sub_rstd];
+            let (dy, of_norm) = norm_backward(parts, dy.unwrap_or_default(), None, formats.compute);
+            (dy, of_down, Some(of_norm))
+        } else {
+            let of_down = down.backward(state, [&hidden, w.down, grad], &mut dy)?;
+            (dy.unwrap_or_default(), of_down, None)
+        };
+        let (_, gate, up) = self.hidden_and_gradients(kept, &dy);
+        Ok(OfHidden { gate, up, sub_norm, down })
+    }
+}
+
+/// Gradients before the activations, and of the weights behind them.
+struct OfHidden {
+    gate: Option<Vec<f32>>,
+    up: Vec<f32>,
+    sub_norm: Option<Vec<f32>>,
+    down: Vec<f32>,
+}

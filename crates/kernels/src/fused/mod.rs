@@ -1,0 +1,122 @@
+//! Whole residual blocks as one operation each, with a backward pass written by hand.
+//!
+//! Candle's graph costs as much as the matrix products: its backward pass makes a tensor of zeros for every
+//! edge and adds to it, every operation writes a fresh tensor, and what the forward pass made lives until the
+//! loss is dropped. Here one edge enters a block and one leaves it. Inside, sums of the residual stream and of
+//! input gradients happen in the matrix products, cheap values are made again in the backward pass instead of
+//! being kept, and the logits of all tokens never exist at once.
+//!
+//! What a block computes is defined by the single operations of this crate; the tests compare the two. All of
+//! them run `f32` on the CPU; products and the values between them may be rounded as a recipe below f32 says.
+//!
+//! A custom operation of Candle has three arguments at most, a block has up to six weights. They enter through
+//! a [`Relay`](relay::Relay): one scalar that depends on all of them.
+
+mod attention_block;
+mod ffn_block;
+mod half_block;
+mod head_loss;
+mod projection;
+mod relay;
+
+pub use attention_block::AttentionBlock;
+pub use ffn_block::{Branch, FfnBlock};
+pub use head_loss::HeadLoss;
+pub use projection::Projection;
+
+use crate::profile::{Part, Work, span};
+use crate::rms_norm;
+use candle_core::Tensor;
+use numerics::{NumericFormat, Overflow, Rounding};
+use std::borrow::Cow;
+
+/// An RMSNorm: its weight \[d\] and what is added to the mean square.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// Weight \[d\].
+    pub weight: Tensor,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+impl Norm {
+    fn forward(&self, x: &[f32], w: &[f32], format: NumericFormat) -> (Vec<f32>, Vec<f32>) {
+        span(Part::Norm, Work::floats(2 * x.len()), || {
+            let (mut y, rstd) = rms_norm::forward(x, w, self.eps as f32);
+            round(&mut y, format);
+            (y, rstd)
+        })
+    }
+}
+
+/// The output of a norm again, from the `rstd` that its forward pass kept.
+fn norm_again(x: &[f32], w: &[f32], rstd: &[f32], format: NumericFormat) -> Vec<f32> {
+    span(Part::Norm, Work::floats(2 * x.len()), || {
+        let mut y = rms_norm::again(x, w, rstd);
+        round(&mut y, format);
+        y
+    })
+}
+
+/// dx (plus `residual`) and dw of a norm. dy is rounded as its y was.
+fn norm_backward(
+    [x, w, rstd]: [&[f32]; 3],
+    mut dy: Vec<f32>,
+    residual: Option<&[f32]>,
+    format: NumericFormat,
+) -> (Vec<f32>, Vec<f32>) {
+    span(Part::Norm, Work::floats(4 * x.len()), || {
+        round(&mut dy, format);
+        rms_norm::backward(x, w, rstd, &dy, residual)
+    })
+}
+
+/// Types to which values between operations are rounded, and their gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// Results of norms, products, rotations, attention and activations.
+    pub compute: NumericFormat,
+    /// The residual stream.
+    pub residual: NumericFormat,
+}
+
+impl Formats {
+    /// f32 throughout.
+    pub const FULL: Self = Self { compute: NumericFormat::Fp32, residual: NumericFormat::Fp32 };
+}
+
+/// Rounds to nearest even; [`NumericFormat::Fp32`] leaves x alone.
+fn round(x: &mut [f32], format: NumericFormat) {
+    if format != NumericFormat::Fp32 {
+        numerics::round_slice(x, format, Rounding::NEAREST_EVEN, Overflow::Propagate);
+    }
+}
+
+/// [`round`] into a copy, where anything changes.
+fn rounded(x: &[f32], format: NumericFormat) -> Cow<'_, [f32]> {
+    if format == NumericFormat::Fp32 {
+        return Cow::Borrowed(x);
+    }
+    let mut x = x.to_vec();
+    round(&mut x, format);
+    Cow::Owned(x)
+}
+
+/// What a block does with the values that its backward pass needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Saving {
+    /// Keeps the larger ones, makes the cheap ones again.
+    #[default]
+    Keep,
+    /// Keeps nothing but its input and runs its forward pass again (Chen et al. 2016, arXiv 1604.06174): the same bits
+    /// for less memory and more time. Only for products in f32, since others report what they see, once.
+    Recompute,
+}
+
+/// A custom operation keeps what its backward pass needs only when there will be one.
+fn will_go_back(inputs: &[&Tensor]) -> bool {
+    inputs.iter().any(|input| input.track_op())
+}
+
+#[cfg(test)]
+mod tests;

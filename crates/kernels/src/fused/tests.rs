@@ -1,0 +1,351 @@
+//! Every block against the composition of single operations that defines it.
+
+use super::*;
+use crate::testing::*;
+use crate::{Kernels, Matrix, Observer, Pointwise, QuantizedLinear, Role};
+use candle_core::{Result, Var};
+use numerics::{Operand, QuantSpec, Scaling};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// Functions that are as easily written for tensors.
+#[derive(Clone, Copy, Debug)]
+enum Function {
+    /// x³
+    Cube,
+    /// 2 x + 1
+    Line,
+}
+
+impl Function {
+    fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Cube => x.sqr()? * x,
+            Self::Line => (x * 2.0)? + 1.0,
+        }
+    }
+}
+
+impl Pointwise for Function {
+    fn value(&self, x: &[f32], y: &mut [f32]) {
+        for (&x, y) in x.iter().zip(y) {
+            *y = match self {
+                Self::Cube => x * x * x,
+                Self::Line => 2.0 * x + 1.0,
+            };
+        }
+    }
+
+    fn value_and_derivative(&self, x: &[f32], y: &mut [f32], dydx: &mut [f32]) {
+        self.value(x, y);
+        for (&x, slope) in x.iter().zip(dydx) {
+            *slope = match self {
+                Self::Cube => 3.0 * x * x,
+                Self::Line => 2.0,
+            };
+        }
+    }
+}
+
+/// Keeps nothing, and always draws the same bits.
+#[derive(Debug)]
+struct Deaf;
+
+impl Observer for Deaf {
+    fn delayed_scale(&self, _: Role, _: &QuantSpec) -> Option<f32> {
+        None
+    }
+
+    fn key(&self, _: Role) -> u64 {
+        7
+    }
+
+    fn quantised(&self, _: Role, _: Matrix<'_>, _: &QuantSpec, _: &Operand) {}
+}
+
+/// What a block under test has.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    gated: bool,
+    sub_norm: bool,
+    /// int8 operands by row, bf16 between operations.
+    low: bool,
+}
+
+const EPS: f64 = 1e-5;
+const SCALE: f64 = 0.4;
+
+impl Case {
+    const FULL: Self = Self { gated: true, sub_norm: false, low: false };
+
+    fn all(low: bool) -> impl Iterator<Item = Self> {
+        let with = move |gated| [false, true].map(|sub_norm| Self { gated, sub_norm, low });
+        [false, true].into_iter().flat_map(with)
+    }
+
+    fn formats(self) -> Formats {
+        let format = if self.low { NumericFormat::Bf16 } else { NumericFormat::Fp32 };
+        Formats { compute: format, residual: format }
+    }
+
+    fn how(self) -> Option<QuantizedLinear> {
+        let int8 = QuantSpec { scaling: Scaling::Row, ..QuantSpec::unscaled(NumericFormat::Int8) };
+        self.low.then(|| QuantizedLinear {
+            input: int8,
+            weight: int8,
+            grad: QuantSpec::unscaled(NumericFormat::Bf16),
+            output: NumericFormat::Bf16,
+            smooth: false,
+            observer: Arc::new(Deaf),
+        })
+    }
+
+    fn projection(self, weight: &Tensor) -> Projection {
+        Projection { weight: weight.clone(), low: self.how() }
+    }
+
+    fn linear(self, kernels: Kernels, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        match self.how() {
+            None => crate::linear(kernels, x, w),
+            Some(how) => crate::quantized_linear(kernels, x, w, how),
+        }
+    }
+
+    fn round(self, kernels: Kernels, x: &Tensor) -> Result<Tensor> {
+        crate::round(kernels, x, self.formats().compute)
+    }
+
+    fn norm(self, kernels: Kernels, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        self.round(kernels, &crate::rms_norm(kernels, x, w, EPS)?)
+    }
+
+    /// x, norm, gate, up, norm before down, down.
+    fn ffn_inputs(self, leading: &[usize], d: usize, d_ff: usize) -> Result<Vec<Tensor>> {
+        let x = random(1, [leading, &[d]].concat())?;
+        let mut inputs = vec![x, random(2, d)?];
+        if self.gated {
+            inputs.push(random(3, (d_ff, d))?);
+        }
+        inputs.push(random(4, (d_ff, d))?);
+        if self.sub_norm {
+            inputs.push(random(5, d_ff)?);
+        }
+        inputs.push(random(6, (d, d_ff))?);
+        Ok(inputs)
+    }
+
+    fn ffn(self, fused: Option<Saving>, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
+        let mut inputs = inputs.iter();
+        let mut next = || inputs.next().expect("as many inputs as the case has");
+        let (x, norm) = (next(), next());
+        let gate = self.gated.then(&mut next);
+        let up = next();
+        let sub_norm = self.sub_norm.then(&mut next);
+        let down = next();
+        if let Some(saving) = fused {
+            let branch =
+                |w: &Tensor, f: Function| Branch { projection: self.projection(w), function: Arc::new(f) };
+            let block = FfnBlock {
+                norm: Norm { weight: norm.clone(), eps: EPS },
+                gate: gate.map(|gate| branch(gate, Function::Cube)),
+                up: branch(up, Function::Line),
+                sub_norm: sub_norm.map(|weight| Norm { weight: weight.clone(), eps: EPS }),
+                down: self.projection(down),
+                formats: self.formats(),
+            };
+            return block.forward(x, saving);
+        }
+        let n = self.norm(kernels, x, norm)?;
+        let mut hidden = Function::Line.of_tensor(&self.linear(kernels, &n, up)?)?;
+        if let Some(gate) = gate {
+            hidden = (hidden * Function::Cube.of_tensor(&self.linear(kernels, &n, gate)?)?)?;
+        }
+        let mut hidden = self.round(kernels, &hidden)?;
+        if let Some(norm) = sub_norm {
+            hidden = self.norm(kernels, &hidden, norm)?;
+        }
+        self.round(kernels, &(x + self.linear(kernels, &hidden, down)?)?)
+    }
+
+    /// x, norm, q, k, v, norm before o, o.
+    fn attention_inputs(self, [b, t, h, d_head]: [usize; 4]) -> Result<Vec<Tensor>> {
+        let d = h * d_head;
+        let mut inputs = vec![random(1, (b, t, d))?, random(2, d)?];
+        for seed in [3, 4, 5] {
+            inputs.push(random(seed, (d, d))?);
+        }
+        if self.sub_norm {
+            inputs.push(random(6, d)?);
+        }
+        inputs.push(random(7, (d, d))?);
+        Ok(inputs)
+    }
+
+    fn attention(
+        self,
+        fused: Option<Saving>,
+        kernels: Kernels,
+        h: usize,
+        inputs: &[Tensor],
+    ) -> Result<Tensor> {
+        let (x, norm, qkv, o) = (&inputs[0], &inputs[1], &inputs[2..5], &inputs[inputs.len() - 1]);
+        let sub_norm = self.sub_norm.then(|| &inputs[5]);
+        let (b, t, d) = x.dims3()?;
+        let angles = (random(8, (t, d / h / 2))? * 3.0)?.to_dtype(x.dtype())?;
+        let (cos, sin) = (angles.cos()?, angles.sin()?);
+        if let Some(saving) = fused {
+            let block = AttentionBlock {
+                norm: Norm { weight: norm.clone(), eps: EPS },
+                qkv: std::array::from_fn(|i| self.projection(&qkv[i])),
+                sub_norm: sub_norm.map(|weight| Norm { weight: weight.clone(), eps: EPS }),
+                o: self.projection(o),
+                rotary: [cos, sin],
+                n_head: h,
+                scale: SCALE,
+                formats: self.formats(),
+            };
+            return block.forward(x, saving);
+        }
+        let n = self.norm(kernels, x, norm)?;
+        let heads = |i: usize| self.linear(kernels, &n, &qkv[i])?.reshape((b, t, h, d / h));
+        let rotated = |i| self.round(kernels, &crate::rope(kernels, &heads(i)?, &cos, &sin)?);
+        let y = crate::causal_attention(kernels, &rotated(0)?, &rotated(1)?, &heads(2)?, SCALE)?;
+        let mut y = self.round(kernels, &y)?.reshape((b, t, d))?;
+        if let Some(norm) = sub_norm {
+            y = self.norm(kernels, &y, norm)?;
+        }
+        self.round(kernels, &(x + self.linear(kernels, &y, o)?)?)
+    }
+}
+
+/// The loss of x, norm and head, `Kernels::Portable` meaning the fused one.
+fn head_loss(kernels: Kernels, inputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    let [x, norm, head] = inputs else { panic!("x, norm and head") };
+    match kernels {
+        Kernels::Portable => HeadLoss {
+            norm: Norm { weight: norm.clone(), eps: EPS },
+            head: Case::FULL.projection(head),
+            formats: Formats::FULL,
+        }
+        .forward(x, targets),
+        Kernels::Reference => {
+            let logits = crate::linear(kernels, &crate::rms_norm(kernels, x, norm, EPS)?, head)?;
+            crate::cross_entropy(kernels, &logits, targets)
+        }
+    }
+}
+
+/// The portable version of a block is the fused one.
+fn keep(kernels: Kernels) -> Option<Saving> {
+    (kernels == Kernels::Portable).then_some(Saving::Keep)
+}
+
+proptest! {
+    #![proptest_config(cases(8))]
+
+    #[test]
+    fn ffn_blocks_agree(leading in prop::collection::vec(1usize..6, 1..3), d in 1usize..40, d_ff in 1usize..60) {
+        for case in Case::all(false) {
+            let inputs = case.ffn_inputs(&leading, d, d_ff)?;
+            check(|kernels, x| case.ffn(keep(kernels), kernels, x), &inputs, 1e-4)?;
+        }
+    }
+
+    #[test]
+    fn attention_blocks_agree(b in 1usize..3, t in 1usize..80, h in 1usize..4, half in 1usize..9) {
+        for case in Case::all(false).filter(|case| case.gated) {
+            let inputs = case.attention_inputs([b, t, h, 2 * half])?;
+            check(|kernels, x| case.attention(keep(kernels), kernels, h, x), &inputs, 1e-4)?;
+        }
+    }
+
+    #[test]
+    fn head_losses_agree(n in 1usize..700, d in 1usize..40, v in 1usize..80) {
+        let (inputs, targets) = ([random(1, (n, d))?, random(2, d)?, random(3, (v, d))?], random_ids(4, n, v)?);
+        check(|kernels, x| head_loss(kernels, x, &targets), &inputs, 1e-5)?;
+    }
+}
+
+/// Below f32 every rounding sits where the single operations have it: the values are theirs bit for bit, and the
+/// gradients differ by what another order of sums flips in the last place of a bf16.
+#[test]
+fn low_precision_blocks_agree_with_single_operations() -> Result<()> {
+    let portable = Kernels::Portable;
+    for case in Case::all(true) {
+        let inputs = case.ffn_inputs(&[2, 16], 32, 48)?;
+        let fused = value_and_gradients(|x| case.ffn(Some(Saving::Keep), portable, x), &inputs)?;
+        let single = value_and_gradients(|x| case.ffn(None, portable, x), &inputs)?;
+        assert_eq!(bits(&fused[0])?, bits(&single[0])?, "{case:?}");
+        for (fused, single) in fused.iter().zip(&single) {
+            assert_close(fused, single, 2e-2)?;
+        }
+        let inputs = case.attention_inputs([2, 16, 2, 16])?;
+        let fused = value_and_gradients(|x| case.attention(Some(Saving::Keep), portable, 2, x), &inputs)?;
+        let single = value_and_gradients(|x| case.attention(None, portable, 2, x), &inputs)?;
+        assert_eq!(bits(&fused[0])?, bits(&single[0])?, "{case:?}");
+        for (fused, single) in fused.iter().zip(&single) {
+            assert_close(fused, single, 2e-2)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn blocks_computed_again_give_the_same_bits() -> Result<()> {
+    let portable = Kernels::Portable;
+    let case = Case { sub_norm: true, ..Case::FULL };
+    let (ffn, attention) = (case.ffn_inputs(&[70], 12, 20)?, case.attention_inputs([2, 70, 2, 6])?);
+    let all = |saving| -> Result<Vec<Tensor>> {
+        let of_ffn = value_and_gradients(|x| case.ffn(Some(saving), portable, x), &ffn)?;
+        let of_attention = value_and_gradients(|x| case.attention(Some(saving), portable, 2, x), &attention)?;
+        Ok([of_ffn, of_attention].concat())
+    };
+    for (kept, again) in all(Saving::Keep)?.iter().zip(&all(Saving::Recompute)?) {
+        assert_eq!(bits(kept)?, bits(again)?);
+    }
+    let low = Case { low: true, ..case };
+    assert!(low.ffn(Some(Saving::Recompute), portable, &low.ffn_inputs(&[16], 32, 48)?).is_err());
+    Ok(())
+}
+
+/// A loss that is multiplied before the backward pass, as loss scaling and micro-batches do.
+#[test]
+fn gradients_of_the_head_follow_the_gradient_of_the_loss() -> Result<()> {
+    let targets = random_ids(4, 300, 9)?;
+    let gradient = |factor: f64| -> Result<Tensor> {
+        let head = Var::from_tensor(&random(3, (9, 8))?)?;
+        let inputs = [random(1, (300, 8))?, random(2, 8)?, head.as_tensor().clone()];
+        let loss = (head_loss(Kernels::Portable, &inputs, &targets)? * factor)?;
+        Ok(loss.backward()?.get(&head).expect("the head has a gradient").clone())
+    };
+    assert_close(&gradient(1024.0)?, &(gradient(1.0)? * 1024.0)?, 1e-6)
+}
+
+/// One weight in two places gets the sum of both gradients, as a tied embedding does.
+#[test]
+fn a_shared_weight_gets_both_gradients() -> Result<()> {
+    let case = Case { gated: true, sub_norm: false, low: false };
+    let mut inputs = case.ffn_inputs(&[7], 6, 10)?;
+    inputs[3] = inputs[2].clone();
+    let apart = value_and_gradients(|x| case.ffn(Some(Saving::Keep), Kernels::Portable, x), &inputs)?;
+    let shared = |x: &[Tensor]| {
+        let [x, norm, w, down] = x else { panic!("four inputs") };
+        let tied = [x, norm, w, w, down].map(Tensor::clone);
+        case.ffn(Some(Saving::Keep), Kernels::Portable, &tied)
+    };
+    inputs.remove(3);
+    let together = value_and_gradients(shared, &inputs)?;
+    assert_close(&together[3], &(&apart[3] + &apart[4])?, 1e-5)
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() -> Result<()> {
+    let case = Case::FULL;
+    let inputs = case.attention_inputs([1, 4, 2, 6])?;
+    assert!(case.attention(Some(Saving::Keep), Kernels::Portable, 5, &inputs).is_err());
+    let inputs = [random(1, (3, 4))?, random(2, 4)?, random(3, (5, 4))?];
+    for targets in [random_ids(4, 2, 5)?, Tensor::new(&[0u32, 1, 5], inputs[0].device())?] {
+        assert!(head_loss(Kernels::Portable, &inputs, &targets).is_err());
+    }
+    Ok(())
+}
