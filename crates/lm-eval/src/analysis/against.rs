@@ -49,6 +49,8 @@ pub struct Against {
     pub equivalence: Option<Judged<Equivalence>>,
     /// The smallest true difference that the t test finds with the usual power.
     pub detectable: Option<Detectable>,
+    /// The same at alpha / family, which holds whatever Holm's correction makes of the other comparisons.
+    pub detectable_holm: Option<Detectable>,
     /// Seeds per variant that find a true difference of the margin with the usual power.
     pub seeds_needed: Option<SeedsNeeded>,
     /// What pairing does to the variance.
@@ -65,7 +67,11 @@ pub(super) fn compare_all(
 ) -> anyhow::Result<Vec<Against>> {
     let mut all = Vec::new();
     for arm in arms {
-        all.push(compare(baseline, arm, options, key, missing)?);
+        let mut against = compare(baseline, arm, options, key, missing)?;
+        let first_step = options.alpha / arms.len() as f64;
+        against.detectable_holm =
+            against.effect.map(|effect| detectable(&effect, USUAL_POWER, first_step)).transpose()?;
+        all.push(against);
     }
     let adjusted = |p: &dyn Fn(&Against) -> Option<f64>| {
         let p_values: Vec<f64> = all.iter().map(|against| p(against).unwrap_or(1.0)).collect();
@@ -155,6 +161,7 @@ fn compare(
         rank: unadjusted(rank),
         equivalence,
         detectable: effect.map(|effect| detectable(&effect, USUAL_POWER, options.alpha)).transpose()?,
+        detectable_holm: None,
         seeds_needed,
         pairing_gain: gain,
     })

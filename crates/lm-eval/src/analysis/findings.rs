@@ -21,7 +21,7 @@ pub(super) fn not_shown(analysis: &Analysis, missing: &[Missing], samples: &Samp
         pairing_that_hurts(analysis),
         could_be_paired(analysis, samples),
     ];
-    sentences.into_iter().flatten().chain(absent(missing)).collect()
+    sentences.into_iter().flatten().chain(absent(missing, analysis.variants.len())).collect()
 }
 
 /// `paired t, Holm over 8 comparisons, α = 0.05`.
@@ -166,7 +166,7 @@ fn could_be_paired(analysis: &Analysis, samples: &Samples) -> Option<String> {
 }
 
 /// Figures that tables cannot show, those of one kind and reason together.
-fn absent(missing: &[Missing]) -> Vec<String> {
+fn absent(missing: &[Missing], variants: usize) -> Vec<String> {
     let mut kinds: Vec<(&Missing, Vec<&str>)> = Vec::new();
     for entry in missing {
         let same = |kind: &&mut (&Missing, Vec<&str>)| kind.0.what == entry.what && kind.0.why == entry.why;
@@ -176,7 +176,8 @@ fn absent(missing: &[Missing]) -> Vec<String> {
         }
     }
     let sentence = |(kind, names): &(&Missing, Vec<&str>)| {
-        format!("No {} for {}: {}", kind.what, names.join(", "), kind.why)
+        let names = if names.len() == variants && variants > 1 { "any variant" } else { &names.join(", ") };
+        format!("No {} for {names}: {}", kind.what, kind.why)
     };
     kinds.iter().map(sentence).collect()
 }

@@ -60,45 +60,54 @@ fn intro(analysis: &Analysis) -> String {
 }
 
 fn each_variant(analysis: &Analysis, decimals: usize) -> Table {
-    let level = percent(1.0 - analysis.alpha);
-    let headings =
-        ["variant", "n", "mean", "sd", &format!("{level} interval, t"), &format!("{level} interval, BCa")];
-    let mut table = table(&headings);
+    let [t, bca] = interval_headings(analysis);
+    let with_bca = analysis.variants.iter().any(|summary| summary.bca.is_some());
+    let mut table = table(&with(&["variant", "n", "mean", "sd", &t], with_bca, bca.as_str()));
     for summary in &analysis.variants {
-        table.add_row(cells([
+        let figures = [
             summary.variant.clone(),
             summary.n.to_string(),
             number(summary.mean, decimals),
             number(summary.sd, decimals),
             maybe(summary.t_interval, |ends| interval(&ends, decimals)),
-            maybe(summary.bca, |bca| interval(&bca.interval, decimals)),
-        ]));
+        ];
+        let bca = maybe(summary.bca, |bca| interval(&bca.interval, decimals));
+        table.add_row(cells(with(&figures, with_bca, &bca)));
     }
     table
 }
 
 fn differences(analysis: &Analysis, decimals: usize) -> Table {
-    let level = percent(1.0 - analysis.alpha);
-    let paired = analysis.pairing == Pairing::BySeed;
-    let (t, bca) = (format!("{level} interval, t"), format!("{level} interval, BCa"));
-    let headings: Vec<&str> = match analysis.pairing {
-        Pairing::BySeed => vec!["variant", "pairs", "difference", &t, &bca],
-        Pairing::Independent => vec!["variant", "n", "difference", &t],
+    let [t, bca] = interval_headings(analysis);
+    let count = match analysis.pairing {
+        Pairing::BySeed => "pairs",
+        Pairing::Independent => "n",
     };
-    let mut table = table(&headings);
+    let with_bca = analysis.comparisons.iter().any(|against| against.bca.is_some());
+    let mut table = table(&with(&["variant", count, "difference", &t], with_bca, bca.as_str()));
     for against in &analysis.comparisons {
-        let mut row = vec![
+        let figures = [
             against.variant.clone(),
             against.n.to_string(),
             signed(against.difference, decimals),
             maybe(against.interval, |ends| signed_interval(&ends, decimals)),
         ];
-        if paired {
-            row.push(maybe(against.bca, |bca| signed_interval(&bca.interval, decimals)));
-        }
-        table.add_row(cells(row));
+        let bca = maybe(against.bca, |bca| signed_interval(&bca.interval, decimals));
+        table.add_row(cells(with(&figures, with_bca, &bca)));
     }
     table
+}
+
+/// Headings of Student's interval and of the bootstrap's.
+fn interval_headings(analysis: &Analysis) -> [String; 2] {
+    let level = percent(1.0 - analysis.alpha);
+    ["t", "BCa"].map(|kind| format!("{level} interval, {kind}"))
+}
+
+/// The fields of a row, and one more if there is such a column.
+fn with<T: Clone>(fields: &[T], has_last: bool, last: impl Into<T>) -> Vec<T> {
+    let last = has_last.then(|| last.into());
+    fields.iter().cloned().chain(last).collect()
 }
 
 fn p_heading(analysis: &Analysis) -> String {
@@ -136,6 +145,7 @@ fn p_values(analysis: &Analysis) -> Table {
 
 fn resolution(analysis: &Analysis, decimals: usize) -> Table {
     let seeds = analysis.margin.map(|margin| format!("seeds for {margin}"));
+    let holm = (analysis.family > 1).then_some("with Holm");
     let by_pairing: &[&str] = match analysis.pairing {
         Pairing::BySeed => &["sd of pairs", "sd unpaired", "pairing removes"],
         Pairing::Independent => &[],
@@ -153,6 +163,9 @@ fn resolution(analysis: &Analysis, decimals: usize) -> Table {
             row.extend(pairing_figures(against, decimals));
         }
         row.push(maybe(against.detectable, |detectable| number(detectable.difference, decimals)));
+        if holm.is_some() {
+            row.push(maybe(against.detectable_holm, |detectable| number(detectable.difference, decimals)));
+        }
         if analysis.margin.is_some() {
             row.push(maybe(against.seeds_needed, seeds_needed));
         }
@@ -165,7 +178,7 @@ fn pairing_figures(against: &Against, decimals: usize) -> [String; 3] {
     [
         maybe(against.sd, |sd| number(sd, decimals)),
         maybe(against.pairing_gain, |gain| number(gain.sd_unpaired, decimals)),
-        maybe(against.pairing_gain, |gain| percent(gain.removed)),
+        maybe(against.pairing_gain, |gain| tenths(gain.removed)),
     ]
 }
 
@@ -180,15 +193,15 @@ fn variance(analysis: &Analysis) -> Table {
         table.add_row(cells([
             source.term.clone(),
             source.df.to_string(),
-            percent(source.share),
-            percent(source.corrected_share.max(0.0)),
+            tenths(source.share),
+            tenths(source.corrected_share.max(0.0)),
             p_value(source.p_value),
         ]));
     }
     table.add_row(cells([
         "rest".to_owned(),
         found.residual_df.to_string(),
-        percent(found.residual_share),
+        tenths(found.residual_share),
         String::new(),
         String::new(),
     ]));
@@ -222,12 +235,18 @@ fn legend(analysis: &Analysis) -> Vec<String> {
     legend.push(format!(
         "Differences are variant - {baseline}; whether lower is better is not known here. {tests}"
     ));
+    let holm = match analysis.family {
+        1 => String::new(),
+        family => format!("; \"with Holm\": the same at {} / {family}, Holm's first step", analysis.alpha),
+    };
+    let seeds = analysis.margin.map_or_else(String::new, |margin| {
+        format!("; \"seeds for {margin}\": how many, at {}, would find that", analysis.alpha)
+    });
     legend.push(format!(
-        "\"resolves\": the smallest true difference that the t test at α = {}, before Holm, finds {} of the time, if the \
-         measured spread is the true one{}",
+        "\"resolves\": the smallest true difference that the t test at α = {} finds {} of the time, if the measured spread is \
+         the true one{holm}{seeds}",
         analysis.alpha,
-        percent(analysis.power),
-        analysis.margin.map_or_else(String::new, |margin| format!("; \"seeds for {margin}\": how many would find that"))
+        percent(analysis.power)
     ));
     if analysis.decomposition.is_some() {
         legend.push(
@@ -262,8 +281,10 @@ pub(super) fn number(x: f64, decimals: usize) -> String {
     format!("{x:.decimals$}")
 }
 
+/// A number with its sign, unless it is zero as far as it is shown.
 fn signed(x: f64, decimals: usize) -> String {
-    format!("{x:+.decimals$}")
+    let text = format!("{x:+.decimals$}");
+    if text.contains(|c: char| ('1'..='9').contains(&c)) { text } else { number(0.0, decimals) }
 }
 
 fn interval(ends: &Interval, decimals: usize) -> String {
@@ -283,6 +304,11 @@ pub(super) fn percent(share: f64) -> String {
     let tenths = (share * 1000.0).round();
     let decimals = usize::from(tenths % 10.0 != 0.0);
     format!("{:.decimals$} %", tenths / 10.0)
+}
+
+/// A share in percent, for a column of them.
+fn tenths(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 /// `1 seed`, `2 seeds`.
