@@ -1,10 +1,13 @@
 //! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs,
-//! published figures.
+//! published figures; and the same statistics for anybody's results.
 
 pub mod stats;
 
+pub mod analysis;
 pub mod compare;
 pub mod diverge;
 pub mod perplexity;
 pub mod sample;
 pub mod shazeer;
+
+mod plain;

@@ -29,11 +29,13 @@ pub enum Purpose {
     Split,
     /// Stochastic rounding.
     Rounding,
+    /// Bootstrap resamples and permutations in statistics over runs.
+    Resampling,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Init,
         Self::DataOrder,
         Self::Dropout,
@@ -41,6 +43,7 @@ impl Purpose {
         Self::Language,
         Self::Split,
         Self::Rounding,
+        Self::Resampling,
     ];
 
     /// Part of the key derivation: changing a name changes every run.
@@ -53,6 +56,7 @@ impl Purpose {
             Self::Language => "language",
             Self::Split => "split",
             Self::Rounding => "rounding",
+            Self::Resampling => "resampling",
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod formats;
 pub mod quantize;
 pub mod reproduce;
 pub mod sample;
+pub mod stats;
 pub mod sweep;
 pub mod train;
 pub mod variants;

@@ -1,12 +1,13 @@
 //! A divergence as text for a terminal: what each run came to, what lies between them, when it arose, and
 //! where.
 
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::Table;
 
 use super::spikes::{SPIKE_SIGMAS, SpikeScore};
 use super::tensors::{TensorAngle, WeightGap};
 use super::{Divergence, LossGap, Side};
-use crate::compare::export::{RULE, STYLE, wrapped};
+use crate::compare::export::wrapped;
+use crate::plain::{cells, section, table};
 
 mod chart;
 
@@ -171,25 +172,4 @@ fn figure(x: f64) -> String {
 
 fn maybe(x: Option<f64>, shown: fn(f64) -> String) -> String {
     x.map_or(ABSENT.to_owned(), shown)
-}
-
-fn table(headings: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.force_no_tty().load_style(STYLE);
-    if headings.iter().any(|heading| !heading.is_empty()) {
-        table.set_header(cells(headings.iter().map(|heading| (*heading).to_owned())));
-    }
-    table
-}
-
-/// A label on the left, figures on the right.
-fn cells(texts: impl IntoIterator<Item = String>) -> Vec<Cell> {
-    let alignment = |i| if i == 0 { CellAlignment::Left } else { CellAlignment::Right };
-    texts.into_iter().enumerate().map(|(i, text)| Cell::new(text).set_alignment(alignment(i))).collect()
-}
-
-fn section(heading: &str, table: Table) -> String {
-    let body = table.trim_fmt();
-    let rule = RULE.to_string().repeat(body.lines().map(|line| line.chars().count()).max().unwrap_or(0));
-    format!("\n{heading}\n{rule}\n{body}\n{rule}\n")
 }

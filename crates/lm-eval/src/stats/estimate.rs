@@ -1,9 +1,10 @@
 //! A mean with its spread and its interval.
 
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::FEW;
+use super::distributions::{chi_square_quantile, t_quantile};
+use super::refusal::{Refusal, share};
+use super::{Effect, FEW, Interval};
 
 /// Arithmetic mean; `None` for no values.
 ///
@@ -48,7 +49,7 @@ impl Estimate {
         let mean = mean(values)?;
         let sd = sample_sd(values);
         let ci95 = sd.filter(|&sd| sd > 0.0).map(|sd| {
-            let half = student_t(values.len()).inverse_cdf(0.975) * sd / (values.len() as f64).sqrt();
+            let half = t_quantile(0.975, (values.len() - 1) as f64) * sd / (values.len() as f64).sqrt();
             (mean - half, mean + half)
         });
         Some(Self { mean, sd, n: values.len(), ci95 })
@@ -64,18 +65,37 @@ impl Estimate {
         self.n < FEW
     }
 
+    /// The mean as an effect with its standard error; `None` where there is no interval.
+    pub fn effect(&self) -> Option<Effect> {
+        let sd = self.sd.filter(|&sd| sd > 0.0)?;
+        let n = self.n as f64;
+        Some(Effect { estimate: self.mean, standard_error: sd / n.sqrt(), df: n - 1.0 })
+    }
+
     /// p-value of the two-sided one-sample t-test that the true mean is zero: 2 P(T > |mean| sqrt(n) / sd). `None`
     /// where there is no interval.
     pub fn p_value(&self) -> Option<f64> {
-        let sd = self.sd.filter(|&sd| sd > 0.0)?;
-        let t = self.mean * (self.n as f64).sqrt() / sd;
-        Some(2.0 * student_t(self.n).sf(t.abs()))
+        Some(self.effect()?.t_test().p_value)
     }
 }
 
-/// Student's distribution for a mean of `n` > 1 values.
-fn student_t(n: usize) -> StudentsT {
-    StudentsT::new(0.0, 1.0, (n - 1) as f64).expect("n > 1, so there is at least one degree of freedom")
+/// Interval of the true standard deviation, relative to that of a normal sample of `n` values: the ends are factors.
+///
+/// sqrt((n - 1) / chi2(1 - alpha / 2, n - 1)) to sqrt((n - 1) / chi2(alpha / 2, n - 1)) (NIST/SEMATECH e-Handbook of
+/// Statistical Methods, section 7.2.3.1, "Confidence interval approach").
+///
+/// # Errors
+/// Fewer than two values, and a level that is not between 0 and 1.
+pub fn sd_factors(n: usize, level: f64) -> Result<Interval, Refusal> {
+    share("the level", level)?;
+    let df = match n {
+        0 => return Err(Refusal::Empty),
+        1 => return Err(Refusal::OneValue),
+        2.. => (n - 1) as f64,
+    };
+    let factor = |p: f64| (df / chi_square_quantile(p, df)).sqrt();
+    let tail = (1.0 - level) / 2.0;
+    Ok(Interval { low: factor(1.0 - tail), high: factor(tail), level })
 }
 
 #[cfg(test)]
