@@ -374,7 +374,8 @@ fn power_matches_statsmodels() {
 
         let known = Effect { estimate: 0.0, standard_error: 1.0 / root, df: (n - 1) as f64 };
         let found = detectable(&known, 0.8, alpha).unwrap().difference;
-        close("detectable", found, case.detectable, case.detectable, 1e-6);
+        // statsmodels' root finder stops at about six digits.
+        close("detectable", found, case.detectable, case.detectable, 1e-5);
         let known = Effect { estimate: 0.0, standard_error: 2f64.sqrt() / root, df: (2 * n - 2) as f64 };
         let found = detectable(&known, 0.8, alpha).unwrap().difference;
         close(
@@ -382,7 +383,7 @@ fn power_matches_statsmodels() {
             found,
             case.detectable_independent,
             case.detectable_independent,
-            1e-6,
+            1e-5,
         );
 
         let needed = paired.seeds_needed(effect, 0.8, alpha).unwrap().seeds.unwrap();
