@@ -125,6 +125,38 @@ fn the_table_of_a_profile_has_a_row_for_every_part() {
 }
 
 #[test]
+fn an_interval_over_the_text_surrounds_the_loss_and_a_difference_is_sharper() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    for preset in ["relu", "swiglu"] {
+        sandbox.ok(&["train", "tiny.toml", "-o", &format!("model.ffn.preset={preset}"), "--out", preset]);
+    }
+    let plain = sandbox.json(&["eval", "swiglu", "--json"]);
+    for (over, units) in [("documents", 8), ("64", 0)] {
+        let found = sandbox.json(&["eval", "swiglu", "--over", over, "--against", "relu", "--json"]);
+        assert_eq!(found["loss"], plain["loss"]);
+        let interval = &found["over_text"]["interval"];
+        let (low, high) =
+            (number(&interval["bca"]["interval"], "low"), number(&interval["bca"]["interval"], "high"));
+        assert!(low < number(&plain, "loss") && number(&plain, "loss") < high, "{found}");
+        assert_eq!(interval["tokens"], plain["tokens"]);
+        assert!(units == 0 || interval["documents"] == units, "{found}");
+        let gap = number(&plain, "loss") - number(&sandbox.json(&["eval", "relu", "--json"]), "loss");
+        let difference = &found["difference"]["interval"]["bca"];
+        assert!((number(difference, "estimate") - gap).abs() < 1e-9, "{found}");
+        let width = number(&difference["interval"], "high") - number(&difference["interval"], "low");
+        assert!(width < high - low, "{found}");
+    }
+    let text = sandbox.ok(&["eval", "swiglu", "--over", "documents", "--against", "relu"]);
+    assert!(text.contains("difference from relu: ") && text.contains("over 8 documents"), "{text}");
+    sandbox.write("one.txt", "one long story ".repeat(40).as_str());
+    let one = sandbox.ok(&["eval", "swiglu", "--data", "one.txt", "--over", "documents"]);
+    assert!(one.contains("no interval over the text: the text is one document"), "{one}");
+    let error = sandbox.fails(2, &["eval", "swiglu", "--against", "relu"]);
+    assert!(error.contains("--against") && error.contains("--over"), "{error}");
+}
+
+#[test]
 fn batches_are_what_training_sees_and_the_same_for_every_variant() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);

@@ -9,5 +9,6 @@ pub mod diverge;
 pub mod perplexity;
 pub mod sample;
 pub mod shazeer;
+pub mod text_interval;
 
 mod plain;

@@ -27,11 +27,72 @@ pub fn evaluate(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<EvalResult>> {
+    let total = stream.len().saturating_sub(1) as u64;
+    let mut sum = LossSum::default();
+    let ended = token_losses(model, stream, stride, device, &mut |scores| {
+        sum.add(scores);
+        progress(sum.tokens, total)
+    })?;
+    Ok(ended.is_continue().then(|| sum.result(model, stream, bytes, stride)))
+}
+
+/// Sum of the losses that [`token_losses`] hands out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LossSum {
+    /// Nats.
+    sum: f64,
+    /// Tokens summed so far.
+    pub tokens: u64,
+}
+
+impl LossSum {
+    /// Adds the losses of one pass.
+    pub fn add(&mut self, scores: &[TokenLosses<'_>]) {
+        for (_, losses) in scores {
+            self.sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+            self.tokens += losses.len() as u64;
+        }
+    }
+
+    /// What it comes to for a whole stream, which `bytes` of text are behind.
+    pub fn result(
+        &self,
+        model: &Transformer,
+        stream: &TokenStream,
+        bytes: Option<u64>,
+        stride: usize,
+    ) -> EvalResult {
+        let loss = self.sum / self.tokens as f64;
+        let bits_per_byte =
+            bytes.map(|bytes| loss / std::f64::consts::LN_2 * stream.len() as f64 / bytes as f64);
+        EvalResult {
+            loss,
+            perplexity: loss.exp(),
+            bits_per_byte,
+            tokens: self.tokens,
+            seq_len: model.seq_len(),
+            stride,
+        }
+    }
+}
+
+/// Losses of consecutive tokens of a stream: the place of the first of them, and nats each.
+pub type TokenLosses<'a> = (usize, &'a [f32]);
+
+/// The losses behind [`evaluate`], in the order of the stream: `visit` hears them pass by pass until it breaks off.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn token_losses(
+    model: &Transformer,
+    stream: &TokenStream,
+    stride: usize,
+    device: &Device,
+    visit: &mut dyn FnMut(&[TokenLosses<'_>]) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
     let seq_len = model.seq_len();
     let windows_per_pass = (TOKENS_PER_PASS / seq_len).max(1);
     let mut windows = EvalWindows::new(stream.len(), seq_len, stride)?.peekable();
-    let total = stream.len() as u64 - 1;
-    let (mut sum, mut scored) = (0.0f64, 0u64);
     while let Some(first) = windows.next() {
         let mut group = vec![first];
         while group.len() < windows_per_pass {
@@ -50,17 +111,15 @@ pub fn evaluate(
         let ids = Tensor::from_vec(inputs, (group.len(), len), device)?;
         let targets = Tensor::from_vec(targets, group.len() * len, device)?;
         let losses = model.token_losses(&ids, &targets)?;
-        for (window, losses) in group.iter().zip(losses.chunks(len)) {
+        let scores: Vec<TokenLosses<'_>> = group
+            .iter()
+            .zip(losses.chunks(len))
             // The first tokens of an overlapping window were scored with the window before.
-            let fresh = &losses[window.scored_from..];
-            sum += fresh.iter().map(|&l| f64::from(l)).sum::<f64>();
-            scored += fresh.len() as u64;
-        }
-        if progress(scored, total).is_break() {
-            return Ok(None);
+            .map(|(window, losses)| (window.start + 1 + window.scored_from, &losses[window.scored_from..]))
+            .collect();
+        if visit(&scores).is_break() {
+            return Ok(ControlFlow::Break(()));
         }
     }
-    let loss = sum / scored as f64;
-    let bits_per_byte = bytes.map(|bytes| loss / std::f64::consts::LN_2 * stream.len() as f64 / bytes as f64);
-    Ok(Some(EvalResult { loss, perplexity: loss.exp(), bits_per_byte, tokens: scored, seq_len, stride }))
+    Ok(ControlFlow::Continue(()))
 }
