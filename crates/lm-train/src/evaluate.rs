@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-use crate::data::{EvalWindows, TokenStream};
+use crate::data::{EvalWindow, EvalWindows, TokenStream};
 use crate::model::Transformer;
 use crate::record::EvalResult;
 
@@ -28,29 +28,13 @@ pub fn evaluate(
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<EvalResult>> {
     let seq_len = model.seq_len();
-    let windows_per_pass = (TOKENS_PER_PASS / seq_len).max(1);
-    let mut windows = EvalWindows::new(stream.len(), seq_len, stride)?.peekable();
+    let passes = passes(stream, seq_len, stride, device)?;
     let total = stream.len() as u64 - 1;
     let (mut sum, mut scored) = (0.0f64, 0u64);
-    while let Some(first) = windows.next() {
-        let mut group = vec![first];
-        while group.len() < windows_per_pass {
-            match windows.next_if(|w| w.len == group[0].len) {
-                Some(window) => group.push(window),
-                None => break,
-            }
-        }
-        let len = group[0].len;
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        for window in &group {
-            let tokens = stream.get(window.start..window.start + len + 1);
-            inputs.extend_from_slice(&tokens[..len]);
-            targets.extend_from_slice(&tokens[1..]);
-        }
-        let ids = Tensor::from_vec(inputs, (group.len(), len), device)?;
-        let targets = Tensor::from_vec(targets, group.len() * len, device)?;
-        let losses = model.token_losses(&ids, &targets)?;
-        for (window, losses) in group.iter().zip(losses.chunks(len)) {
+    for pass in passes {
+        let pass = pass?;
+        let losses = model.token_losses(&pass.ids_bt, &pass.targets_n)?;
+        for (window, losses) in pass.windows.iter().zip(losses.chunks(pass.windows[0].len)) {
             // The first tokens of an overlapping window were scored with the window before.
             let fresh = &losses[window.scored_from..];
             sum += fresh.iter().map(|&l| f64::from(l)).sum::<f64>();
@@ -63,4 +47,57 @@ pub fn evaluate(
     let loss = sum / scored as f64;
     let bits_per_byte = bytes.map(|bytes| loss / std::f64::consts::LN_2 * stream.len() as f64 / bytes as f64);
     Ok(Some(EvalResult { loss, perplexity: loss.exp(), bits_per_byte, tokens: scored, seq_len, stride }))
+}
+
+/// Windows of one length that go through a model together.
+pub struct Pass {
+    /// Inputs, [windows, len].
+    pub ids_bt: Tensor,
+    /// The token after each input, [windows * len].
+    pub targets_n: Tensor,
+    /// The windows, at least one.
+    pub windows: Vec<EvalWindow>,
+}
+
+/// The sliding windows of a stream in passes of bounded memory, in order.
+///
+/// # Errors
+/// A stream of fewer than two tokens, a stride of 0 or beyond the context; a pass that the device refuses.
+pub fn passes<'a>(
+    stream: &'a TokenStream,
+    seq_len: usize,
+    stride: usize,
+    device: &'a Device,
+) -> Result<impl Iterator<Item = Result<Pass>> + 'a> {
+    let windows_per_pass = (TOKENS_PER_PASS / seq_len).max(1);
+    let mut windows = EvalWindows::new(stream.len(), seq_len, stride)?.peekable();
+    Ok(std::iter::from_fn(move || {
+        let mut group = vec![windows.next()?];
+        let len = group[0].len;
+        while group.len() < windows_per_pass
+            && let Some(window) = windows.next_if(|window| window.len == len)
+        {
+            group.push(window);
+        }
+        Some(Pass::new(stream, group, device))
+    }))
+}
+
+impl Pass {
+    /// Windows of equal length, at least one.
+    ///
+    /// # Errors
+    /// When the device refuses the tensors.
+    pub fn new(stream: &TokenStream, windows: Vec<EvalWindow>, device: &Device) -> Result<Self> {
+        let len = windows.first().map_or(0, |window| window.len);
+        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+        for window in &windows {
+            let tokens = stream.get(window.start..window.start + len + 1);
+            inputs.extend_from_slice(&tokens[..len]);
+            targets.extend_from_slice(&tokens[1..]);
+        }
+        let ids_bt = Tensor::from_vec(inputs, (windows.len(), len), device)?;
+        let targets_n = Tensor::from_vec(targets, windows.len() * len, device)?;
+        Ok(Self { ids_bt, targets_n, windows })
+    }
 }
