@@ -236,6 +236,28 @@ fn planted_dead_units_are_counted() {
 }
 
 #[test]
+fn blocks_that_do_nothing_can_be_dropped_whole() {
+    let run = tiny("preset = \"relu\"");
+    (0..2).for_each(|l| clear_rows(&run, &format!("model.layers.{l}.mlp.up_proj.weight"), 0..10));
+    let found = look(&run, &ids(61), Threshold::default());
+    let ppl = &found.ppl_sparsity;
+    assert_eq!((ppl.level, ppl.sparsity, ppl.perplexity_ratio), (1.0, 1.0, 1.0));
+    assert!(found.notes.iter().any(|note| note.contains("hardly matter")), "{:?}", found.notes);
+}
+
+#[test]
+fn activations_that_are_not_finite_are_refused() {
+    let run = tiny("preset = \"relu_squared\"");
+    let vars = run.params.vars();
+    let up = vars.iter().find(|param| param.name == "model.layers.1.mlp.up_proj.weight").expect("the tensor");
+    up.var.set(&(up.var.as_tensor() * 1e25).unwrap()).unwrap();
+    let text = EvalText { stream: TokenStream::from_ids(&ids(61)), bytes: None };
+    let error = probe(&run, &text, Kernels::Portable, &Options::default(), &mut |_, _| {}).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("model.layers.1.mlp are NaN or infinite"), "{error}");
+}
+
+#[test]
 fn gradient_norms_are_slopes_of_the_loss() {
     let run = tiny("preset = \"geglu\"");
     let mut plain = Plain::of(&run, true, Activation::GeluErf);
