@@ -175,6 +175,28 @@ impl Activation {
         }
     }
 
+    /// Whether the function is zero, and flat, on a whole interval, so that a unit can be dead: zero for every input
+    /// and without a gradient that would bring it back. The others are zero at single points at most (and where an
+    /// f32 underflows).
+    pub fn can_die(&self) -> bool {
+        match self {
+            Self::Relu | Self::Relu6 | Self::Hardswish | Self::ReluSquared => true,
+            Self::Identity
+            | Self::LeakyRelu
+            | Self::Elu
+            | Self::Selu
+            | Self::GeluErf
+            | Self::GeluTanh
+            | Self::Silu
+            | Self::Swish { .. }
+            | Self::Mish
+            | Self::Softplus
+            | Self::Sigmoid
+            | Self::Tanh
+            | Self::LeakyReluSquared => false,
+        }
+    }
+
     /// Operations per element of one forward evaluation.
     ///
     /// The convention: every operation *as printed by* [`formula`](Activation::formula) counts 1,

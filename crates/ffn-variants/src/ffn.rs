@@ -6,6 +6,7 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use kernels::{Branch, FfnBlock, Kernels};
 
+use crate::inside::{Branch as InsideBranch, BranchName, FfnInside};
 use crate::precision::{ActivationType, LinearRole, Precision};
 use crate::{Activation, FfnConfig, FfnKind, Linear, RmsNorm};
 
@@ -86,10 +87,44 @@ impl Ffn {
     ///
     /// If the last dimension of `x_btd` is not `d_model`, or its dtype or device is not the weights'.
     pub fn forward(&self, x_btd: &Tensor) -> Result<Tensor> {
-        let hidden = self.hidden(x_btd)?;
+        self.project(&self.normed(self.hidden(x_btd)?)?)
+    }
+
+    /// The down projection alone: [`FfnInside::hidden`], or that with units set to zero, becomes the block's result.
+    ///
+    /// # Errors
+    ///
+    /// If the last dimension of `hidden` is not `d_ff`.
+    pub fn project(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.down_proj.forward(hidden)
+    }
+
+    /// Everything between the projections of [`forward`](Ffn::forward), kept apart for probes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`forward`](Ffn::forward).
+    pub fn inside(&self, x_btd: &Tensor) -> Result<FfnInside> {
+        let preactivations = self.branches.forward(x_btd)?;
+        let hidden = self.normed(self.activated(&preactivations)?)?;
+        Ok(FfnInside { branches: preactivations.into_branches(), hidden })
+    }
+
+    /// The weight of the down projection as its product sees it, `[d_model, d_ff]`, see
+    /// [`Linear::weight_in_product`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Linear::weight_in_product`].
+    pub fn down_weight(&self) -> Result<Tensor> {
+        self.down_proj.weight_in_product()
+    }
+
+    /// Through the norm before the down projection, where a recipe has one.
+    fn normed(&self, hidden: Tensor) -> Result<Tensor> {
         match &self.sub_norm {
-            Some(norm) => self.down_proj.forward(&norm.forward(&hidden)?),
-            None => self.down_proj.forward(&hidden),
+            Some(norm) => norm.forward(&hidden),
+            None => Ok(hidden),
         }
     }
 
@@ -119,13 +154,16 @@ impl Ffn {
     }
 
     /// The product of the activated branches, `[.., d_ff]`, which enters the down projection (through a norm
-    /// where a recipe has one): for probes of sparsity, outliers and dead units.
+    /// where a recipe has one).
     ///
     /// # Errors
     ///
     /// As for [`forward`](Ffn::forward).
     pub fn hidden(&self, x_btd: &Tensor) -> Result<Tensor> {
-        let branches = self.branches.forward(x_btd)?;
+        self.activated(&self.branches.forward(x_btd)?)
+    }
+
+    fn activated(&self, branches: &Preactivations) -> Result<Tensor> {
         let hidden = match self.precision.recipe().activation {
             ActivationType::Fp32 => branches.activate(self.kernels)?,
             ActivationType::Compute => return branches.activate_in(self.precision.recipe().compute.dtype()),
@@ -156,6 +194,16 @@ enum Preactivations {
 }
 
 impl Preactivations {
+    fn into_branches(self) -> Vec<InsideBranch> {
+        let branch = |name, activation, preactivation| InsideBranch { name, activation, preactivation };
+        match self {
+            Self::Ungated { up, activation } => vec![branch(BranchName::Up, activation, up)],
+            Self::Gated { gate, up, activations: [of_gate, of_up] } => {
+                vec![branch(BranchName::Gate, of_gate, gate), branch(BranchName::Up, of_up, up)]
+            }
+        }
+    }
+
     /// Evaluated in the type of the tensors; half precision is widened inside.
     fn activate(&self, kernels: Kernels) -> Result<Tensor> {
         match self {

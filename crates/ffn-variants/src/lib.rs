@@ -26,6 +26,7 @@ mod section;
 pub mod precision;
 
 mod ffn;
+mod inside;
 mod linear;
 mod norm;
 
@@ -33,6 +34,7 @@ pub use activation::Activation;
 pub use config::{FfnConfig, FfnFlops};
 pub use error::FfnError;
 pub use ffn::{Ffn, FfnInit};
+pub use inside::{Branch, BranchName, FfnInside};
 pub use kind::{FfnKind, FfnPreset};
 pub use linear::Linear;
 pub use norm::RmsNorm;

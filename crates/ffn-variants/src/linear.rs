@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use kernels::{Kernels, Observer, Projection, QuantizedLinear};
-use numerics::NumericFormat;
+use kernels::{Kernels, Observer, Projection, QuantizedLinear, Role};
+use numerics::{Contraction, NumericFormat, Scaling};
 
 use crate::precision::{LinearFormats, LinearRole, Precision};
 
@@ -94,6 +94,30 @@ impl Linear {
     /// The layer as part of a fused block.
     pub fn projection(&self) -> Projection {
         Projection { weight: self.weight.clone(), low: self.low.as_ref().map(LowPrecision::how) }
+    }
+
+    /// The weight as the product sees it, `[d_out, d_in]`, f32 on the CPU: under a recipe, what its quantised operand
+    /// stands for; otherwise the weight itself. Smooth-SwiGLU's factors, powers of two that depend on the input and
+    /// cancel, are left out.
+    ///
+    /// # Errors
+    ///
+    /// If a block of the recipe does not divide a width.
+    pub fn weight_in_product(&self) -> Result<Tensor> {
+        let Some(low) = &self.low else {
+            return self.weight.detach().to_device(&Device::Cpu);
+        };
+        let (rows, cols) = self.weight.dims2()?;
+        let mut spec = low.formats.weight;
+        let scale = low.observer.delayed_scale(Role::Weight, &spec);
+        if scale.is_none() && matches!(spec.scaling, Scaling::Delayed { .. }) {
+            spec.scaling = Scaling::Tensor; // nothing has been seen yet
+        }
+        let values = self.weight.flatten_all()?.to_vec1::<f32>()?;
+        let (along, key) = (Contraction::Columns, low.observer.key(Role::Weight));
+        let operand =
+            numerics::quantize(&values, rows, cols, along, &spec, key, scale).map_err(Error::wrap)?;
+        Tensor::from_vec(operand.dequantize(rows, cols, along), (rows, cols), &Device::Cpu)
     }
 
     /// The weight, `[d_out, d_in]`.

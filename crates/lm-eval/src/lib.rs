@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod compare;
 pub mod diverge;
 pub mod perplexity;
+pub mod probe;
 pub mod sample;
 pub mod shazeer;
 pub mod text_interval;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-use crate::data::{EvalWindows, TokenStream};
+use crate::data::{EvalWindow, EvalWindows, TokenStream};
 use crate::model::Transformer;
 use crate::record::EvalResult;
 
@@ -90,30 +90,13 @@ pub fn token_losses(
     device: &Device,
     visit: &mut dyn FnMut(&[TokenLosses<'_>]) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
-    let seq_len = model.seq_len();
-    let windows_per_pass = (TOKENS_PER_PASS / seq_len).max(1);
-    let mut windows = EvalWindows::new(stream.len(), seq_len, stride)?.peekable();
-    while let Some(first) = windows.next() {
-        let mut group = vec![first];
-        while group.len() < windows_per_pass {
-            match windows.next_if(|w| w.len == group[0].len) {
-                Some(window) => group.push(window),
-                None => break,
-            }
-        }
-        let len = group[0].len;
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        for window in &group {
-            let tokens = stream.get(window.start..window.start + len + 1);
-            inputs.extend_from_slice(&tokens[..len]);
-            targets.extend_from_slice(&tokens[1..]);
-        }
-        let ids = Tensor::from_vec(inputs, (group.len(), len), device)?;
-        let targets = Tensor::from_vec(targets, group.len() * len, device)?;
-        let losses = model.token_losses(&ids, &targets)?;
-        let scores: Vec<TokenLosses<'_>> = group
+    for pass in passes(stream, model.seq_len(), stride, device)? {
+        let pass = pass?;
+        let losses = model.token_losses(&pass.ids_bt, &pass.targets_n)?;
+        let scores: Vec<TokenLosses<'_>> = pass
+            .windows
             .iter()
-            .zip(losses.chunks(len))
+            .zip(losses.chunks(pass.windows[0].len))
             // The first tokens of an overlapping window were scored with the window before.
             .map(|(window, losses)| (window.start + 1 + window.scored_from, &losses[window.scored_from..]))
             .collect();
@@ -122,4 +105,57 @@ pub fn token_losses(
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// Windows of one length that go through a model together.
+pub struct Pass {
+    /// Inputs, [windows, len].
+    pub ids_bt: Tensor,
+    /// The token after each input, [windows * len].
+    pub targets_n: Tensor,
+    /// The windows, at least one.
+    pub windows: Vec<EvalWindow>,
+}
+
+/// The sliding windows of a stream in passes of bounded memory, in order.
+///
+/// # Errors
+/// A stream of fewer than two tokens, a stride of 0 or beyond the context; a pass that the device refuses.
+pub fn passes<'a>(
+    stream: &'a TokenStream,
+    seq_len: usize,
+    stride: usize,
+    device: &'a Device,
+) -> Result<impl Iterator<Item = Result<Pass>> + 'a> {
+    let windows_per_pass = (TOKENS_PER_PASS / seq_len).max(1);
+    let mut windows = EvalWindows::new(stream.len(), seq_len, stride)?.peekable();
+    Ok(std::iter::from_fn(move || {
+        let mut group = vec![windows.next()?];
+        let len = group[0].len;
+        while group.len() < windows_per_pass
+            && let Some(window) = windows.next_if(|window| window.len == len)
+        {
+            group.push(window);
+        }
+        Some(Pass::new(stream, group, device))
+    }))
+}
+
+impl Pass {
+    /// Windows of equal length, at least one.
+    ///
+    /// # Errors
+    /// When the device refuses the tensors.
+    pub fn new(stream: &TokenStream, windows: Vec<EvalWindow>, device: &Device) -> Result<Self> {
+        let len = windows.first().map_or(0, |window| window.len);
+        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+        for window in &windows {
+            let tokens = stream.get(window.start..window.start + len + 1);
+            inputs.extend_from_slice(&tokens[..len]);
+            targets.extend_from_slice(&tokens[1..]);
+        }
+        let ids_bt = Tensor::from_vec(inputs, (windows.len(), len), device)?;
+        let targets_n = Tensor::from_vec(targets, windows.len() * len, device)?;
+        Ok(Self { ids_bt, targets_n, windows })
+    }
 }

@@ -15,6 +15,7 @@ pub mod loss_scale;
 pub mod memory;
 pub mod model;
 pub mod optim;
+pub mod probe;
 pub mod record;
 pub mod rng;
 pub mod schedule;

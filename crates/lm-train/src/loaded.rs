@@ -33,6 +33,8 @@ pub struct LoadedRun {
     pub model: Transformer,
     /// What it is computed in.
     pub precision: Precision,
+    /// What its recipe multiplies the loss with before a backward pass; 1 without loss scaling.
+    pub loss_scale: f64,
     /// What the run came to, if it has ended.
     pub summary: Option<Summary>,
     /// Where the tensors live.
@@ -60,9 +62,29 @@ impl LoadedRun {
         kernels: Kernels,
     ) -> Result<Self> {
         let config = RunDir::read_config(path)?;
-        let summary = RunDir::read_summary(path)?;
         let checkpoint = Checkpoint::newest(path)?
             .with_context(|| format!("{} has no checkpoint yet; train it first", path.display()))?;
+        Self::from_checkpoint(path, config, &checkpoint, precision, device, kernels)
+    }
+
+    /// As [`LoadedRun::open`], but with the checkpoint of a step; a run keeps as many as its config says.
+    ///
+    /// # Errors
+    /// As [`LoadedRun::open`]; no checkpoint of that step.
+    pub fn open_at(path: &Path, step: u64, device: &Device, kernels: Kernels) -> Result<Self> {
+        let config = RunDir::read_config(path)?;
+        Self::from_checkpoint(path, config, &Checkpoint::at(path, step)?, None, device, kernels)
+    }
+
+    fn from_checkpoint(
+        path: &Path,
+        config: RunConfig,
+        checkpoint: &Checkpoint,
+        precision: Option<&PrecisionSection>,
+        device: &Device,
+        kernels: Kernels,
+    ) -> Result<Self> {
+        let summary = RunDir::read_summary(path)?;
         if let Some(summary) = &summary
             && summary.run_id != checkpoint.state.run_id
         {
@@ -75,11 +97,11 @@ impl LoadedRun {
             .with_context(|| format!("{} has no {embedding}", checkpoint.path.display()))?
             .dim(0)?;
         drop(weights);
-        let precision = precision_of(&config, vocab_size, precision, &checkpoint)?;
+        let precision = precision_of(&config, vocab_size, precision, checkpoint)?;
         check_recipe(device, precision.recipe())?;
         let params = ParamStore::new(config.seed, DType::F32, device);
         Transformer::new(&config.model, vocab_size, params.builder(), kernels, &precision)?;
-        load_weights(&params, &checkpoint)?;
+        load_weights(&params, checkpoint)?;
         let model =
             Transformer::new(&config.model, vocab_size, params.detached_builder(), kernels, &precision)?;
         let file = path.join("tokenizer.json");
@@ -93,9 +115,19 @@ impl LoadedRun {
                 tokenizer.vocab_size()
             );
         }
-        let step = checkpoint.state.step;
-        let (path, device) = (path.to_owned(), device.clone());
-        Ok(Self { path, config, tokenizer, vocab_size, step, params, model, precision, summary, device })
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            tokenizer,
+            vocab_size,
+            step: checkpoint.state.step,
+            params,
+            model,
+            precision,
+            loss_scale: checkpoint.state.loss_scale.map_or(1.0, |state| state.factor),
+            summary,
+            device: device.clone(),
+        })
     }
 
     /// The tokenizer, for work that needs text.

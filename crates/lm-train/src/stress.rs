@@ -56,26 +56,6 @@ pub fn outlier_batch(stress: &StressConfig, batch: &Batch) -> Batch {
     Batch { inputs: tokens.clone(), targets: tokens, batch_size: batch.batch_size, seq_len: batch.seq_len }
 }
 
-/// |cos(w_gate, w_up)| of every channel, by layer; empty for blocks without a gate.
-///
-/// # Errors
-/// When a tensor cannot be read.
-pub fn alignment(params: &ParamStore) -> Result<Vec<(String, Vec<f64>)>> {
-    let vars = params.vars();
-    let mut layers = Vec::new();
-    for gate in vars.iter().filter(|param| param.name.ends_with("mlp.gate_proj.weight")) {
-        let up = find(&vars, &gate.name.replace("gate_proj", "up_proj"))?;
-        let (gate_rows, up_rows) = (rows(gate)?, rows(&up)?);
-        let cosines = gate_rows.iter().zip(&up_rows).map(|(gate, up)| {
-            let dot: f64 = gate.iter().zip(up).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            let lengths = norm(gate) * norm(up);
-            if lengths > 0.0 { (dot / lengths).abs().min(1.0) } else { 0.0 }
-        });
-        layers.push((gate.name.trim_end_matches(".gate_proj.weight").to_owned(), cosines.collect()));
-    }
-    Ok(layers)
-}
-
 fn find(vars: &[NamedVar], name: &str) -> Result<NamedVar> {
     vars.iter().find(|param| param.name == name).cloned().with_context(|| format!("the model has no {name}"))
 }

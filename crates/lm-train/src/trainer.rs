@@ -18,13 +18,14 @@ use crate::evaluate::evaluate;
 use crate::host;
 use crate::memory::peak_rss_mb;
 use crate::model::flops_per_token;
+use crate::probe;
 use crate::record::{
     Checkpoint, CheckpointState, EvalResult, Existing, HealthRow, Metric, MetricsWriter, RUN_SCHEMA, RunDir,
     RunStatus, Summary, read_metrics, summarise_health, write_atomic,
 };
 use crate::schedule::due;
 use crate::session::{Session, StepStats};
-use crate::stress::{alignment, outlier_batch};
+use crate::stress::outlier_batch;
 
 /// What to train, and where.
 #[derive(Clone, Debug)]
@@ -271,10 +272,9 @@ impl<'a> Run<'a> {
         for seen in self.session.take_health() {
             self.metrics.append(&Metric::Health { step: self.step, tensor: HealthRow::new(&seen) })?;
         }
-        if due(self.step, self.request.config.train.alignment_every) {
-            for (layer, cosines) in alignment(self.session.params())? {
-                self.metrics.append(&Metric::Alignment { step: self.step, layer, cosines })?;
-            }
+        for line in probe::sampled(self.step, &self.request.config.train, &self.session, &self.corpus.valid)?
+        {
+            self.metrics.append(&line)?;
         }
         Ok(stats)
     }

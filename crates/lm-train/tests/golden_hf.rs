@@ -43,6 +43,7 @@ fn run(config: RunConfig, kernels: Kernels) -> LoadedRun {
         params,
         model,
         precision,
+        loss_scale: 1.0,
         summary: None,
         device: Device::Cpu,
     }

@@ -9,6 +9,7 @@ use lm_eval::diverge::spikes::MIN_HISTORY;
 use lm_eval::diverge::{Options, Setting, curve, diverge, report};
 use lm_train::data::CacheDir;
 
+use super::at_least;
 use crate::args::Common;
 use crate::output::{note, print, print_json};
 
@@ -99,14 +100,6 @@ impl Diverge {
             print(&report(&found, super::terminal_width()))?;
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// A count with a least value.
-fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count) if count >= LEAST => Ok(count),
-        Ok(_) | Err(_) => Err(format!("not a whole number of {LEAST} or more")),
     }
 }
 

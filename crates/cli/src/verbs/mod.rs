@@ -8,6 +8,7 @@ pub mod diverge;
 pub mod eval;
 pub mod export;
 pub mod formats;
+pub mod probe;
 pub mod quantize;
 pub mod reproduce;
 pub mod sample;
@@ -47,4 +48,12 @@ pub fn default_out(config: &Path) -> Result<PathBuf> {
 /// Columns of the terminal behind standard output; none when it is a file or a pipe.
 pub fn terminal_width() -> Option<usize> {
     console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns))
+}
+
+/// A count with a least value.
+pub fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count >= LEAST => Ok(count),
+        Ok(_) | Err(_) => Err(format!("not a whole number of {LEAST} or more")),
+    }
 }

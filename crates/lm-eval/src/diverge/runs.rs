@@ -44,7 +44,10 @@ impl RunFacts {
         for metric in read_metrics(&path.join("metrics.jsonl"))? {
             match metric {
                 Metric::Step { step, loss, .. } => by_step.insert(step, loss),
-                Metric::Eval { .. } | Metric::Health { .. } | Metric::Alignment { .. } => continue,
+                Metric::Eval { .. }
+                | Metric::Health { .. }
+                | Metric::Alignment { .. }
+                | Metric::Probe { .. } => continue,
             };
         }
         let Some((&steps, _)) = by_step.last_key_value() else {

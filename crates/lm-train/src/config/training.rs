@@ -114,6 +114,11 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "crate::record::is_zero")]
     #[garde(skip)]
     pub alignment_every: u64,
+    /// Log the inside of every feed-forward block (zeros, small and largest activations, kurtosis, vanished derivatives)
+    /// on the first 2048 validation tokens every so many steps; 0: never. Training is not changed by it. Default 0.
+    #[serde(skip_serializing_if = "crate::record::is_zero")]
+    #[garde(skip)]
+    pub probe_every: u64,
 }
 
 impl Default for TrainConfig {
@@ -128,6 +133,7 @@ impl Default for TrainConfig {
             checkpoint_every: 500,
             keep_checkpoints: 1,
             alignment_every: 0,
+            probe_every: 0,
         }
     }
 }

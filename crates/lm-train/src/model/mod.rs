@@ -7,4 +7,4 @@ mod transformer;
 
 pub use dropout::Dropout;
 pub use params::{NamedVar, ParamStore};
-pub use transformer::{Transformer, count_params, flops_per_token};
+pub use transformer::{BlockProbe, Transformer, count_params, flops_per_token};

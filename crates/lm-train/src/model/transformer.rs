@@ -13,6 +13,10 @@ use super::dropout::Dropout;
 use crate::config::ModelConfig;
 use crate::record::ParamCounts;
 
+mod probed;
+
+pub use probed::BlockProbe;
+
 #[derive(Clone, Debug)]
 struct Block {
     input_norm: RmsNorm,
@@ -129,15 +133,20 @@ impl Transformer {
         self.lm_head.forward(&self.norm.forward(&self.residual(ids_bt, dropout)?)?)
     }
 
-    /// Token ids (u32) [b, t] -> the residual stream after all blocks, [b * t, d_model].
-    fn residual(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+    /// Token ids (u32) [b, t] -> the residual stream before the first block, [b, t, d_model].
+    fn embedded(&self, ids_bt: &Tensor) -> Result<Tensor> {
         let (b, t) = ids_bt.dims2()?;
         if t > self.seq_len {
             candle_core::bail!("{t} tokens do not fit into the model's context of {}", self.seq_len);
         }
         let x_nd = kernels::embedding(self.kernels, &self.embed_tokens, &ids_bt.flatten_all()?)?;
         let x_nd = self.precision.round_residual(self.kernels, &x_nd)?;
-        let mut x_btd = x_nd.reshape((b, t, self.embed_tokens.dim(1)?))?;
+        x_nd.reshape((b, t, self.embed_tokens.dim(1)?))
+    }
+
+    /// Token ids (u32) [b, t] -> the residual stream after all blocks, [b * t, d_model].
+    fn residual(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
+        let mut x_btd = self.embedded(ids_bt)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x_btd = block.forward(&x_btd, &self.rotary, dropout, layer)?;
         }

@@ -98,6 +98,24 @@ impl Checkpoint {
         }
     }
 
+    /// Opens the checkpoint that a run wrote at a step.
+    ///
+    /// # Errors
+    /// When the run has none of that step; as [`Checkpoint::open`].
+    pub fn at(run: &Path, step: u64) -> Result<Self> {
+        let steps = Self::steps(run)?;
+        if !steps.contains(&step) {
+            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+            bail!(
+                "{} has no checkpoint of step {step}, but of {}; train.checkpoint_every and train.keep_checkpoints \
+                 decide which are kept",
+                run.display(),
+                if steps.is_empty() { "none".to_owned() } else { steps.join(", ") }
+            );
+        }
+        Self::open(&run.join("checkpoints").join(format!("step-{step}")))
+    }
+
     /// Opens one checkpoint folder and checks that its files are what was written.
     ///
     /// # Errors
@@ -154,8 +172,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Steps that have a checkpoint, ascending.
-    fn steps(run: &Path) -> Result<Vec<u64>> {
+    /// Steps of which a run has a checkpoint, ascending.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn steps(run: &Path) -> Result<Vec<u64>> {
         let folder = run.join("checkpoints");
         if !folder.exists() {
             return Ok(Vec::new());
@@ -229,6 +250,9 @@ mod tests {
         }
         Checkpoint::prune(run.path(), 2).unwrap();
         assert_eq!(Checkpoint::steps(run.path()).unwrap(), [10, 100]);
+        assert_eq!(Checkpoint::at(run.path(), 10).unwrap().state.step, 10);
+        let error = Checkpoint::at(run.path(), 5).unwrap_err().to_string();
+        assert!(error.contains("step 5, but of 10, 100"), "{error}");
         let newest = Checkpoint::newest(run.path()).unwrap().unwrap();
         assert_eq!((newest.state.step, newest.state.train_loss), (100, 0.1 + 0.2));
         let back = newest.model(&Device::Cpu).unwrap()["a"].to_vec1::<f32>().unwrap();

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
 use super::health::HealthRow;
+use crate::probe::FfnFigures;
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,13 @@ pub enum Metric {
         /// |cos(w_gate, w_up)| of every channel.
         cosines: Vec<f64>,
     },
+    /// The inside of one feed-forward block on the first validation tokens.
+    Probe {
+        /// Steps taken.
+        step: u64,
+        /// The block and its figures.
+        ffn: FfnFigures,
+    },
 }
 
 impl Metric {
@@ -74,7 +82,8 @@ impl Metric {
             Self::Step { step, .. }
             | Self::Eval { step, .. }
             | Self::Health { step, .. }
-            | Self::Alignment { step, .. } => *step,
+            | Self::Alignment { step, .. }
+            | Self::Probe { step, .. } => *step,
         }
     }
 
@@ -82,7 +91,7 @@ impl Metric {
     pub fn non_finite(&self) -> u64 {
         match self {
             Self::Step { non_finite, .. } => *non_finite,
-            Self::Eval { .. } | Self::Health { .. } | Self::Alignment { .. } => 0,
+            Self::Eval { .. } | Self::Health { .. } | Self::Alignment { .. } | Self::Probe { .. } => 0,
         }
     }
 }
