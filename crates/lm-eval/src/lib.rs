@@ -1,4 +1,4 @@
-//! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs,
+//! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs, plots,
 //! published figures; and the same statistics for anybody's results.
 
 pub mod stats;
@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod compare;
 pub mod diverge;
 pub mod perplexity;
+pub mod plots;
 pub mod sample;
 pub mod shazeer;
 
