@@ -1,5 +1,5 @@
 //! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs, plots,
-//! published figures; and the same statistics for anybody's results.
+//! reports, published figures; and the same statistics for anybody's results.
 
 pub mod stats;
 
@@ -8,6 +8,7 @@ pub mod compare;
 pub mod diverge;
 pub mod perplexity;
 pub mod plots;
+pub mod report;
 pub mod sample;
 pub mod shazeer;
 

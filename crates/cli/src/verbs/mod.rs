@@ -9,6 +9,7 @@ pub mod eval;
 pub mod export;
 pub mod formats;
 pub mod quantize;
+pub mod report;
 pub mod reproduce;
 pub mod sample;
 pub mod stats;
