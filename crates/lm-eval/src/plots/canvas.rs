@@ -8,7 +8,7 @@ use kuva::render::color::Color;
 use kuva::render::layout::{AxisLabelOverlap, ComputedLayout, Layout, TickFormat};
 use kuva::render::plots::Plot;
 use kuva::render::render::{Primitive, Scene, TextAnchor, render_multiple};
-use kuva::render::render_utils::{generate_ticks, generate_ticks_log};
+use kuva::render::render_utils::{compute_tick_step, generate_ticks_log, generate_ticks_with_step};
 use kuva::render::theme::Theme;
 
 use super::labels::{fitted, plain, width};
@@ -36,9 +36,28 @@ pub(super) struct Axis {
 }
 
 impl Axis {
+    /// Distance of its ticks on a linear scale.
+    fn step(&self) -> f64 {
+        compute_tick_step(self.range.0, self.range.1, self.ticks)
+    }
+
     fn tick_values(&self) -> Vec<f64> {
         let (low, high) = self.range;
-        if self.log { generate_ticks_log(low, high) } else { generate_ticks(low, high, self.ticks) }
+        if self.log {
+            generate_ticks_log(low, high)
+        } else {
+            generate_ticks_with_step(low, high, self.step())
+        }
+    }
+
+    /// The same with so few ticks that their labels have room beside each other.
+    fn fitting(mut self, room: f64) -> Self {
+        const APART: f64 = 12.0;
+        let is_crowded = |axis: &Self| axis.tick_values().len() as f64 * (axis.label_width() + APART) > room;
+        while !self.log && self.ticks > 2 && is_crowded(&self) {
+            self.ticks -= 1;
+        }
+        self
     }
 
     /// Width of its widest tick label.
@@ -141,6 +160,7 @@ impl Canvas {
     /// Draws the frame and `marks`.
     pub fn new(frame: Frame, mut marks: Marks) -> Self {
         let Frame { size, margins, x, y, y_ticks } = frame;
+        let x = x.fitting(size.0 - margins.left - margins.right);
         let theme = Theme {
             background: "none".to_owned(),
             axis_color: RULE.to_owned(),
@@ -155,7 +175,6 @@ impl Canvas {
             .with_height(size.1)
             .with_force_margins(margins.left, margins.right)
             .with_force_margins_y(margins.top, margins.bottom)
-            .with_ticks(x.ticks)
             .with_x_label_overlap(AxisLabelOverlap::Thin)
             .with_tick_size(TEXT)
             .with_label_size(TEXT)
@@ -164,12 +183,8 @@ impl Canvas {
             .with_y_tick_format(y.format());
         (layout.x_axis_min, layout.x_axis_max) = (Some(x.range.0), Some(x.range.1));
         (layout.y_axis_min, layout.y_axis_max) = (Some(y.range.0), Some(y.range.1));
-        if x.log {
-            layout = layout.with_log_x();
-        }
-        if y.log {
-            layout = layout.with_log_y();
-        }
+        layout = if x.log { layout.with_log_x() } else { layout.with_x_tick_step(x.step()) };
+        layout = if y.log { layout.with_log_y() } else { layout.with_y_tick_step(y.step()) };
         if !y_ticks {
             layout.y_categories = Some(Vec::new());
         }
@@ -280,5 +295,34 @@ impl Canvas {
     /// The picture. `id` is unique on the page, `alt` says what it shows.
     pub fn finish(self, id: &str, alt: &str) -> Svg {
         Svg::new(&SvgBackend::new().render_scene(&self.scene), self.size, id, alt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn axis(range: (f64, f64), log: bool) -> Axis {
+        Axis { label: String::new(), range, log, ticks: 4, signed: true }
+    }
+
+    #[test]
+    fn ticks_are_as_fine_as_their_labels_allow() {
+        let fine = axis((-0.0102, 0.0182), false);
+        assert_eq!(fine.clone().fitting(400.0).ticks, 4);
+        assert!(fine.fitting(120.0).ticks < 4);
+        let coarse = axis((0.0, 1.0), false).fitting(10.0);
+        assert_eq!(coarse.ticks, 2, "never fewer");
+    }
+
+    #[test]
+    fn labels_have_the_decimals_of_the_finest_tick() {
+        let texts =
+            |axis: &Axis| axis.tick_values().iter().map(|x| axis.format().format(*x)).collect::<Vec<_>>();
+        assert_eq!(
+            texts(&axis((-0.05, 0.05), false)),
+            ["\u{2212}0.050", "\u{2212}0.025", "0.000", "+0.025", "+0.050"]
+        );
+        assert_eq!(texts(&axis((1.0, 10_000.0), true))[..3], ["1", "10", "100"]);
     }
 }

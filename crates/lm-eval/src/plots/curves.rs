@@ -263,6 +263,13 @@ mod tests {
     }
 
     #[test]
+    fn a_logarithmic_axis_has_ticks_at_powers() {
+        let log = Curves { scale: Scale::Log, ..plot(vec![curve("a", 0, falling(2.0))]) };
+        let text = curves(&log).unwrap().inline();
+        assert!([">1<", ">10<", ">100<", ">1000<"].iter().all(|tick| text.contains(tick)), "{text}");
+    }
+
+    #[test]
     fn the_range_can_leave_out_the_beginning() {
         let shown = curve("a", 0, falling(2.0));
         let all = vertical(&[(&shown, shown.points.clone())], 0.0, false).unwrap();
