@@ -31,7 +31,10 @@ pub struct HeatMap<'a> {
     pub cells: Vec<Vec<Cell>>,
 }
 
+/// Least width and height of a cell.
 const CELL: (f64, f64) = (66.0, 40.0);
+/// Width up to which a cell grows for the label of its column.
+const WIDEST_CELL: f64 = 100.0;
 const GAP: f64 = 2.0;
 const SMALL: u32 = 12;
 /// How far towards its colour the largest difference goes: text stays readable on it.
@@ -49,7 +52,12 @@ pub fn heat_map(map: &HeatMap<'_>) -> Option<Svg> {
     let lines = map.columns.iter().map(|column| column.lines().count()).max().unwrap_or(1).min(2);
     let top = 12.0 + 16.0 * lines as f64;
     let count = map.columns.len() as f64;
-    let size = ((labels + count * CELL.0 + 4.0).max(WIDTH), top + map.rows.len() as f64 * CELL.1 + 4.0);
+    let headings = map.columns.iter().flat_map(|column| column.lines().take(2));
+    let widest = headings.map(|line| width(line, SMALL) + 6.0).fold(0.0, f64::max);
+    let size = (
+        (labels + count * widest.clamp(CELL.0, WIDEST_CELL) + 4.0).max(WIDTH),
+        top + map.rows.len() as f64 * CELL.1 + 4.0,
+    );
     let cell_width = (size.0 - labels - 4.0) / count;
     let shade = Shades::of(map.cells.iter().flatten());
     let mut canvas = Canvas::bare(size);

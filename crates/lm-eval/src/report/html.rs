@@ -60,6 +60,9 @@ pub(super) fn render(report: &Report) -> anyhow::Result<String> {
     template.render(page).context("the page")
 }
 
+/// Width of a view box up to which text can be read on a phone.
+const FITTING: u32 = 460;
+
 fn figures(figures: &[Figure]) -> Vec<Value> {
     let value = |figure: &Figure| {
         context! {
@@ -67,7 +70,7 @@ fn figures(figures: &[Figure]) -> Vec<Value> {
             title => value(&figure.title),
             caption => value(&figure.caption),
             // Wider ones keep their width and scroll in their own box.
-            wide => figure.svg.width() > 600,
+            wide => figure.svg.width() > FITTING,
             width => figure.svg.width(),
             svg => Value::from_safe_string(figure.svg.inline()),
         }
