@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: the built binary, a private folder for every test, and readers of its results.
 
+pub mod browser;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;

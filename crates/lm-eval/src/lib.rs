@@ -1,5 +1,5 @@
-//! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs,
-//! published figures; and the same statistics for anybody's results.
+//! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs, plots,
+//! reports, published figures; and the same statistics for anybody's results.
 
 pub mod stats;
 
@@ -7,7 +7,9 @@ pub mod analysis;
 pub mod compare;
 pub mod diverge;
 pub mod perplexity;
+pub mod plots;
 pub mod probe;
+pub mod report;
 pub mod sample;
 pub mod shazeer;
 pub mod text_interval;

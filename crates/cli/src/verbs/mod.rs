@@ -10,6 +10,7 @@ pub mod export;
 pub mod formats;
 pub mod probe;
 pub mod quantize;
+pub mod report;
 pub mod reproduce;
 pub mod sample;
 pub mod stats;

@@ -80,6 +80,19 @@ pub struct Collection {
 /// # Errors
 /// When a path is not a directory or cannot be listed, and when no run at all is usable; the message then lists why.
 pub fn collect(paths: &[PathBuf]) -> anyhow::Result<Collection> {
+    let found = find(paths)?;
+    if found.runs.is_empty() {
+        let problems: Vec<String> = found.problems.iter().map(|p| format!("\n  {p}")).collect();
+        anyhow::bail!("no usable run{}", problems.concat());
+    }
+    Ok(found)
+}
+
+/// The same for a caller who can say what is wrong when no run is usable.
+///
+/// # Errors
+/// When a path is not a directory or cannot be listed.
+pub fn find(paths: &[PathBuf]) -> anyhow::Result<Collection> {
     let mut walk = Walk::default();
     for path in paths {
         anyhow::ensure!(path.exists(), "{}: no such directory", path.display());
@@ -92,12 +105,7 @@ pub fn collect(paths: &[PathBuf]) -> anyhow::Result<Collection> {
             walk.found.problems.push(Problem { dir: path.clone(), kind: ProblemKind::NoRun });
         }
     }
-    let found = walk.found;
-    if found.runs.is_empty() {
-        let problems: Vec<String> = found.problems.iter().map(|p| format!("\n  {p}")).collect();
-        anyhow::bail!("no usable run{}", problems.concat());
-    }
-    Ok(found)
+    Ok(walk.found)
 }
 
 #[derive(Default)]

@@ -69,10 +69,10 @@ pub struct Arm {
     pub precision: String,
     /// The label without the precision: a row of the matrix of precisions.
     #[serde(skip)]
-    pub(super) experiment: String,
+    pub(crate) experiment: String,
     /// The precision and what distinguishes it from others of its name: a column of that matrix.
     #[serde(skip)]
-    pub(super) recipe: String,
+    pub(crate) recipe: String,
     /// Hidden width of the feed-forward block.
     pub d_ff: usize,
     /// Parameters by part.

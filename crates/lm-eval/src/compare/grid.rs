@@ -10,7 +10,7 @@ use crate::stats::PairedDifference;
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Column {
+pub(crate) enum Column {
     Arm,
     DFf,
     Params,
@@ -154,7 +154,7 @@ fn mark(standing: Standing) -> &'static str {
 
 /// A figure and what belongs to it: a mean and its spread. Tails of a column are padded to one width, so that figures
 /// line up even where a tail is missing.
-pub(super) struct Cell {
+pub(crate) struct Cell {
     head: String,
     tail: String,
 }
@@ -194,7 +194,7 @@ impl Cell {
 }
 
 /// Headings and cells as text. The first column holds labels, which read from the left; all others hold figures.
-pub(super) struct Text {
+pub(crate) struct Text {
     /// With line breaks where they may be split.
     pub headings: Vec<String>,
     pub rows: Vec<Vec<String>>,
@@ -220,7 +220,7 @@ impl Text {
 }
 
 /// The table of arms.
-pub(super) struct Grid {
+pub(crate) struct Grid {
     pub columns: Vec<Column>,
     pub text: Text,
 }
@@ -254,7 +254,7 @@ impl Grid {
 }
 
 /// A heading without its line break.
-pub(super) fn on_one_line(heading: &str) -> String {
+pub(crate) fn on_one_line(heading: &str) -> String {
     heading.replace("\n/", "/").replace('\n', " ")
 }
 
@@ -267,7 +267,7 @@ fn padded(cells: Vec<Cell>) -> Vec<String> {
 }
 
 /// Decimals of losses: four, or more when a spread or half-width would otherwise lose its second digit.
-pub(super) fn decimals(comparison: &Comparison) -> usize {
+pub(crate) fn decimals(comparison: &Comparison) -> usize {
     let spreads = comparison.arms.iter().flat_map(|arm| {
         let half_width = |difference: &Option<PairedDifference>| difference.as_ref()?.estimate.half_width();
         [arm.loss.and_then(|loss| loss.sd), half_width(&arm.difference), half_width(&arm.gap_fp32)]
@@ -279,7 +279,7 @@ pub(super) fn decimals(comparison: &Comparison) -> usize {
 }
 
 /// Four significant digits with an SI suffix: 3.152M.
-fn si(x: f64) -> String {
+pub(crate) fn si(x: f64) -> String {
     let (scaled, suffix) = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
         .into_iter()
         .find(|(unit, _)| x >= 0.99995 * unit)

@@ -90,7 +90,8 @@ pub(super) fn short<'k, 'a>(key: &'k str, configs: impl IntoIterator<Item = &'a 
         .unwrap_or(key)
 }
 
-fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, Value>) {
+/// Writes the values of `table` by dotted key, each with `prefix` before it; tables are opened, arrays are values.
+pub(crate) fn flatten(table: &Table, prefix: &str, into: &mut BTreeMap<String, Value>) {
     for (key, value) in table {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {

@@ -10,7 +10,7 @@ use super::grid::{Cell, Text, decimals};
 use super::precision::{self, FULL};
 
 /// The matrix, and what to say above it.
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     pub caption: String,
     pub text: Text,
 }

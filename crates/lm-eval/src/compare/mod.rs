@@ -9,15 +9,15 @@ pub mod export;
 
 mod arms;
 mod baseline;
-mod grid;
-mod keys;
-mod matrix;
+pub(crate) mod grid;
+pub(crate) mod keys;
+pub(crate) mod matrix;
 mod notes;
-mod precision;
+pub(crate) mod precision;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
-pub use collect::{Collection, Problem, ProblemKind, Run, collect};
+pub use collect::{Collection, Problem, ProblemKind, Run, collect, find};
 pub use comparison::{Arm, Comparison, Options, Order, RunRow, Standing};
 pub use export::{Format, export};
 pub use notes::{Level, Note};

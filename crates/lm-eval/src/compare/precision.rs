@@ -4,7 +4,7 @@
 use ffn_variants::PrecisionPreset;
 
 /// Name of full precision, the reference that every other precision is measured against.
-pub(super) const FULL: &str = PrecisionPreset::Fp32.name();
+pub(crate) const FULL: &str = PrecisionPreset::Fp32.name();
 
 /// Prefix of the config keys that set a precision. Plain full precision has none of them.
 pub(super) const SECTION: &str = "precision.";
@@ -13,14 +13,14 @@ pub(super) const SECTION: &str = "precision.";
 const CHANGED: &str = " (changed)";
 
 /// Sorts names from wide to narrow (the order of [`PrecisionPreset::ALL`]), a changed recipe right after its own, and other names last, by name.
-pub(super) fn place(name: &str) -> (usize, &str) {
+pub(crate) fn place(name: &str) -> (usize, &str) {
     let recipe = name.strip_suffix(CHANGED).unwrap_or(name);
     let presets = PrecisionPreset::ALL;
     (presets.iter().position(|preset| preset.name() == recipe).unwrap_or(presets.len()), name)
 }
 
 /// Whether `name` is that of plain full precision.
-pub(super) fn is_full(name: &str) -> bool {
+pub(crate) fn is_full(name: &str) -> bool {
     name == FULL
 }
 

@@ -17,7 +17,7 @@ pub(super) fn export(comparison: &Comparison) -> String {
 }
 
 /// The lines of a table, its columns padded to one width.
-fn table(text: &Text) -> Vec<String> {
+pub(crate) fn table(text: &Text) -> Vec<String> {
     let headings: Vec<String> = text.headings.iter().map(|heading| on_one_line(heading)).collect();
     let rows: Vec<Vec<String>> = [&headings]
         .into_iter()

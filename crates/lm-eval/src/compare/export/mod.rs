@@ -73,6 +73,7 @@ pub fn export(comparison: &Comparison, format: Format, width: Option<usize>) -> 
 }
 
 pub use csv::csv_header;
+pub(crate) use markdown::table as markdown_table;
 pub(crate) use table::{RULE, STYLE, wrapped};
 
 #[cfg(test)]

@@ -1,0 +1,83 @@
+//! Made-up run directories: sweeps of any size that nobody trained.
+
+use std::fs;
+use std::path::Path;
+
+use lm_train::record::Metric;
+
+use crate::compare::testing::RunMaker;
+
+/// A sweep over everything it lists.
+#[derive(Clone, Debug)]
+pub(super) struct Sweep<'a> {
+    /// Variants, each with what it adds to a loss.
+    pub ffns: &'a [(&'a str, f64)],
+    /// Precisions, each with what it adds to a loss; the first is full.
+    pub precisions: &'a [(&'a str, f64)],
+    pub seeds: u64,
+    pub steps: u64,
+}
+
+impl Sweep<'_> {
+    /// Writes all runs into `folder`.
+    pub fn write(&self, folder: &Path) {
+        for (ffn, effect) in self.ffns {
+            for (precision, cost) in self.precisions {
+                for seed in 0..self.seeds {
+                    let run = run(ffn, precision, seed, effect + cost);
+                    write_run(
+                        &run,
+                        &folder.join(format!("{ffn}-{precision}-{seed}")),
+                        seed,
+                        effect + cost,
+                        self.steps,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A finished run.
+pub(super) fn run(ffn: &str, precision: &str, seed: u64, effect: f64) -> RunMaker {
+    let run = RunMaker::new(ffn, seed);
+    let arm: u64 = ffn.bytes().chain(precision.bytes()).map(u64::from).sum();
+    let run = run.loss(3.0 + effect + 0.02 * noise(seed, 0) + 0.004 * noise(seed * 31 + arm, 1));
+    let run = run.with(|summary| summary.floor = Some(2.5));
+    if precision == "fp32" { run } else { run.precision(precision, 0.0) }
+}
+
+/// Writes a run with metrics that fall to 3 + `effect` in `steps` steps.
+pub(super) fn write_run(run: &RunMaker, dir: &Path, seed: u64, effect: f64, steps: u64) {
+    run.write(dir);
+    let line = |step: u64| {
+        let t = step as f64 / steps as f64;
+        let batch = 0.05 * noise(seed * 7919 + step, 2); // the same for all arms of a seed
+        let loss = 3.0
+            + effect * t.sqrt()
+            + 4.0 * (-6.0 * t).exp()
+            + batch
+            + 0.02 * noise(seed * 131 + step + (effect * 1e4) as u64, 3);
+        let metric = Metric::Step {
+            step,
+            tokens: step * 2048,
+            loss: Some(loss),
+            lr: 1e-3,
+            grad_norm: Some(1.0),
+            loss_scale: None,
+            skipped: false,
+            non_finite: 0,
+            wall_s: 0.06 * step as f64 * (1.0 + effect.abs()),
+        };
+        serde_json::to_string(&metric).expect("a metric is plain") + "\n"
+    };
+    fs::write(dir.join("metrics.jsonl"), (1..=steps).map(line).collect::<String>()).expect("a file");
+}
+
+/// Something between -1 and 1 that looks random and is always the same.
+fn noise(seed: u64, stream: u64) -> f64 {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
