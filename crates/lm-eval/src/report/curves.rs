@@ -84,7 +84,8 @@ fn read(dir: &Path, half_life: f64) -> Option<BTreeMap<u64, (f64, f64)>> {
             Metric::Step { loss: None, .. }
             | Metric::Eval { .. }
             | Metric::Health { .. }
-            | Metric::Alignment { .. } => {}
+            | Metric::Alignment { .. }
+            | Metric::Probe { .. } => {}
         }
     }
     let last = losses.last()?.0;

@@ -1,12 +1,12 @@
 //! The plots of a report, each with what it shows.
 
 use super::curves::AllCurves;
+use super::inside::Inside;
 use super::panels::{Line, Panel, panels, recipes};
 use crate::compare::grid::decimals;
 use crate::compare::{Arm, Comparison, precision};
 use crate::plots::{
-    self, Bins, Cell, Curve, CurvePoint, Curves, HeatMap, LayerSparsity, Row, Scale, Svg, forest, heat_map,
-    histogram, sparsity,
+    self, Cell, Curve, CurvePoint, Curves, HeatMap, Row, Scale, Svg, forest, heat_map, histogram, sparsity,
 };
 use crate::stats::PairedDifference;
 
@@ -24,17 +24,6 @@ pub struct Figure {
     pub caption: String,
     /// The picture.
     pub svg: Svg,
-}
-
-/// What probes saw in an arm.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Probes {
-    /// Label of the arm, or name of the run.
-    pub of: String,
-    /// Shares of hidden units at zero, by layer.
-    pub sparsity: Vec<LayerSparsity>,
-    /// Hidden activations at the end, by layer.
-    pub activations: Vec<Bins>,
 }
 
 /// The plots, by section.
@@ -63,13 +52,19 @@ impl Figures {
 }
 
 /// Draws whatever there are data for.
-pub(super) fn figures(comparison: &Comparison, probes: &[Probes]) -> Figures {
+pub(super) fn figures(comparison: &Comparison) -> Figures {
     let all = AllCurves::read(comparison);
     let panels = panels(comparison);
     let mut found = Figures {
         differences: forests(comparison),
         precisions: matrix(comparison).into_iter().collect(),
-        probes: probes.iter().enumerate().flat_map(|(i, probes)| of_probes(i, probes)).collect(),
+        probes: comparison
+            .arms
+            .iter()
+            .enumerate()
+            .filter_map(|(i, arm)| Some((i, Inside::of(comparison, arm)?)))
+            .flat_map(|(i, inside)| of_probes(i, &inside))
+            .collect(),
         ..Figures::default()
     };
     for (i, panel) in panels.iter().enumerate() {
@@ -341,23 +336,23 @@ fn cell(arm: &Arm, decimals: usize) -> Cell {
     }
 }
 
-fn of_probes(index: usize, probes: &Probes) -> Vec<Figure> {
+fn of_probes(index: usize, inside: &Inside<'_>) -> Vec<Figure> {
     let figure = |name: &str, what: &str, caption: &str, draw: &dyn Fn(&str, &str) -> Option<Svg>| {
-        let (id, title) = (format!("{name}-{index}"), format!("{}: {what}", probes.of));
+        let (id, title) = (format!("{name}-{index}"), format!("{}: {what}", inside.of));
         let svg = draw(&id, &format!("{title}. {caption}"))?;
         Some(Figure { id, title, caption: caption.to_owned(), svg })
     };
     let sparse = figure(
         "sparsity",
         "hidden units at zero",
-        "Share of hidden activations that are zero, by layer",
-        &|id, alt| sparsity(id, alt, &probes.sparsity),
+        "Share of hidden activations that are exactly zero on the same held-out tokens, by layer; mean over seeds",
+        &|id, alt| sparsity(id, alt, &inside.zeros),
     );
     let values = figure(
         "activations",
-        "hidden activations",
-        "Distribution of hidden activations, by layer; the vertical axis is logarithmic",
-        &|id, alt| histogram(id, alt, "activation", &probes.activations),
+        "sizes of hidden activations",
+        "Sizes of the hidden activations at the last look, by layer, all seeds together; zeros are left out",
+        &|id, alt| histogram(id, alt, "log2 of |activation|", &inside.sizes),
     );
     sparse.into_iter().chain(values).collect()
 }

@@ -9,6 +9,7 @@ mod asked;
 mod curves;
 mod figures;
 mod html;
+mod inside;
 mod markdown;
 mod panels;
 mod raw;
@@ -32,7 +33,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 pub use asked::{Asked, Varied};
-pub use figures::{Figure, Probes};
+pub use figures::Figure;
 pub use reproduce::Reproduce;
 pub use seeds::Seeds;
 pub use setup::Setup;
@@ -50,8 +51,6 @@ pub struct Options<'a> {
     pub published: bool,
     /// Verdicts on claims about these runs; none leaves the section out.
     pub verdicts: Vec<Verdict>,
-    /// What probes saw in the runs; none leaves the section out.
-    pub probes: Vec<Probes>,
 }
 
 /// Everything that a report says.
@@ -108,9 +107,7 @@ impl Report {
             Some(Comparison::new(&collection, &options)?)
         };
         let asked = Asked::new(&collection, comparison.as_ref());
-        let figures = comparison
-            .as_ref()
-            .map_or_else(Default::default, |comparison| figures::figures(comparison, &options.probes));
+        let figures = comparison.as_ref().map_or_else(Default::default, figures::figures);
         Ok(Self {
             title: title(paths),
             paths: paths.iter().map(|path| path.display().to_string()).collect(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use lm_train::probe::{FfnFigures, layer_name};
 use lm_train::record::Metric;
 
 use crate::compare::testing::RunMaker;
@@ -72,6 +73,31 @@ pub(super) fn write_run(run: &RunMaker, dir: &Path, seed: u64, effect: f64, step
         serde_json::to_string(&metric).expect("a metric is plain") + "\n"
     };
     fs::write(dir.join("metrics.jsonl"), (1..=steps).map(line).collect::<String>()).expect("a file");
+}
+
+/// Adds lines of probes to the metrics of a run: (step, share of zeros), the same in both layers.
+pub(super) fn append_probes(dir: &Path, shares: &[(u64, f64)]) {
+    let path = dir.join("metrics.jsonl");
+    let mut text = fs::read_to_string(&path).expect("metrics");
+    for &(step, zero_share) in shares {
+        for layer in 0..2 {
+            let ffn = FfnFigures {
+                layer: layer_name(layer),
+                tokens: 2048,
+                zero_share,
+                eps: 1e-3,
+                small_share: zero_share,
+                rms: 1.0,
+                max_abs: 3.0,
+                kurtosis: Some(4.0),
+                octaves: vec![(-3, 5), (-1, 40), (0, 20)],
+                saturated: Vec::new(),
+            };
+            let line = serde_json::to_string(&Metric::Probe { step, ffn }).expect("a metric is plain");
+            text += &(line + "\n");
+        }
+    }
+    fs::write(path, text).expect("a file");
 }
 
 /// Something between -1 and 1 that looks random and is always the same.

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use insta::assert_snapshot;
 use tempfile::TempDir;
 
-use super::synthetic::{Sweep, run, write_run};
+use super::synthetic::{Sweep, append_probes, run, write_run};
 use super::*;
 use crate::compare::testing::RunMaker;
-use crate::plots::{Bins, LayerSparsity};
 
 const FFNS: [(&str, f64); 3] = [("relu", 0.0), ("gelu", -0.014), ("swiglu", -0.053)];
 
@@ -247,10 +246,11 @@ fn verdicts_and_probes_have_their_sections_only_when_there_are_any() {
         outcome: Outcome::Supported,
         evidence: "-0.053 ± 0.004 nats".to_owned(),
     };
-    let layer = LayerSparsity { layer: "layer 0".to_owned(), shares: vec![(0, 0.5), (30, 0.8), (60, 0.9)] };
-    let bins = Bins { label: "layer 0".to_owned(), edges: vec![0.0, 1.0, 2.0], counts: vec![9, 1] };
-    let probes = Probes { of: "relu".to_owned(), sparsity: vec![layer], activations: vec![bins] };
-    let options = Options { verdicts: vec![verdict], probes: vec![probes], ..Options::default() };
+    for seed in 0..3 {
+        append_probes(&folder.join(format!("relu-fp32-{seed}")), &[(10, 0.5), (30, 0.8), (60, 0.9)]);
+        append_probes(&folder.join(format!("swiglu-fp32-{seed}")), &[(10, 0.0), (60, 0.0)]);
+    }
+    let options = Options { verdicts: vec![verdict], ..Options::default() };
     let report = Report::new(&[folder], &options).unwrap();
     let page = render(&report, Format::Html).unwrap();
     for needed in
@@ -258,6 +258,10 @@ fn verdicts_and_probes_have_their_sections_only_when_there_are_any() {
     {
         assert!(page.contains(needed), "{needed} in {page}");
     }
+    assert!(
+        !page.contains("id=\"sparsity-2\"") && page.contains("id=\"activations-2\""),
+        "no zeros, no curve"
+    );
     assert!(render(&report, Format::Markdown).unwrap().contains("**supported**: SwiGLU beats ReLU"));
 }
 

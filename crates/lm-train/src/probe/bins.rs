@@ -50,6 +50,16 @@ impl Bins {
         &self.counts
     }
 
+    /// (k, number of magnitudes m with 2^k <= m < 2^(k + 1)), by ascending k, for every k that has any. The first and the
+    /// last bin, which have no bounds, are left out.
+    pub fn by_octave(&self) -> Vec<(i32, u64)> {
+        let per_octave = 1 << PER_OCTAVE_BITS;
+        let bounded = self.counts.get(1..).unwrap_or_default().iter().take(Self::of(BEYOND) - 1);
+        let counts: Vec<u64> = bounded.copied().collect();
+        let octave = |(i, counts): (usize, &[u64])| (i as i32 - 100, counts.iter().sum());
+        counts.chunks(per_octave).enumerate().map(octave).filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Share of the magnitudes that lie in bins below this one: below its edge. 0 when nothing was counted.
     pub fn share_below(&self, bin: usize) -> f64 {
         let below: u64 = self.counts.iter().take(bin).sum();
@@ -82,6 +92,16 @@ mod tests {
             assert_eq!(bins.share_below(Bins::of(threshold)), f64::from(below) / 6.0, "{threshold}");
         }
         assert_eq!(Bins::default().share_below(9), 0.0);
+    }
+
+    #[test]
+    fn octaves_are_powers_of_two() {
+        let mut bins = Bins::default();
+        for magnitude in [0.0, 0.25, 0.3, 0.499, 1.0, 1.99, 2.0, f64::INFINITY] {
+            bins.add(Bins::of(magnitude), 1);
+        }
+        assert_eq!(bins.by_octave(), [(-2, 3), (0, 2), (1, 1)]);
+        assert_eq!(Bins::default().by_octave(), []);
     }
 
     proptest! {

@@ -31,6 +31,8 @@ pub struct FfnFigures {
     pub max_abs: f64,
     /// Fourth standardised moment, 3 for a normal distribution; null for a constant.
     pub kurtosis: Option<f64>,
+    /// (k, number of activations with 2^k <= |h| < 2^(k + 1)), by ascending k; zeros are in none.
+    pub octaves: Vec<(i32, u64)>,
     /// How often the derivatives of the activations have vanished, by branch.
     pub saturated: Vec<Saturation>,
 }
@@ -138,6 +140,7 @@ impl FfnSums {
             rms,
             max_abs: hidden.max_abs(),
             kurtosis: hidden.moments().kurtosis(),
+            octaves: hidden.magnitudes().by_octave(),
             saturated: self.saturation.iter().map(SaturationCount::share).collect(),
         })
     }
