@@ -78,8 +78,21 @@ pub struct Collection {
 /// Reads all runs at or below `paths`, each directory once. Links below a path are not followed.
 ///
 /// # Errors
-/// When a path is not a directory or cannot be listed, and when no run at all is usable; the message then lists why.
+/// As [`find`], and when no run at all is usable; the message then lists why.
 pub fn collect(paths: &[PathBuf]) -> anyhow::Result<Collection> {
+    let found = find(paths)?;
+    if found.runs.is_empty() {
+        let problems: Vec<String> = found.problems.iter().map(|p| format!("\n  {p}")).collect();
+        anyhow::bail!("no usable run{}", problems.concat());
+    }
+    Ok(found)
+}
+
+/// As [`collect`], where there may be no usable run.
+///
+/// # Errors
+/// When a path is not a directory or cannot be listed.
+pub fn find(paths: &[PathBuf]) -> anyhow::Result<Collection> {
     let mut walk = Walk::default();
     for path in paths {
         anyhow::ensure!(path.exists(), "{}: no such directory", path.display());
@@ -92,12 +105,7 @@ pub fn collect(paths: &[PathBuf]) -> anyhow::Result<Collection> {
             walk.found.problems.push(Problem { dir: path.clone(), kind: ProblemKind::NoRun });
         }
     }
-    let found = walk.found;
-    if found.runs.is_empty() {
-        let problems: Vec<String> = found.problems.iter().map(|p| format!("\n  {p}")).collect();
-        anyhow::bail!("no usable run{}", problems.concat());
-    }
-    Ok(found)
+    Ok(walk.found)
 }
 
 #[derive(Default)]

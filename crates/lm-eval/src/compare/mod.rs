@@ -10,14 +10,15 @@ pub mod export;
 mod arms;
 mod baseline;
 mod grid;
-mod keys;
+pub(crate) mod keys;
 mod matrix;
 mod notes;
 mod precision;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
-pub use collect::{Collection, Problem, ProblemKind, Run, collect};
+pub use collect::{Collection, Problem, ProblemKind, Run, collect, find};
 pub use comparison::{Arm, Comparison, Options, Order, RunRow, Standing};
 pub use export::{Format, export};
+pub(crate) use notes::PARAMS_TOLERANCE;
 pub use notes::{Level, Note};

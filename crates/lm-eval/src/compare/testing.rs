@@ -11,7 +11,7 @@ use super::precision::FULL;
 
 /// A run that never happened, finished with a loss near 3.
 #[derive(Clone)]
-pub(super) struct RunMaker {
+pub(crate) struct RunMaker {
     config: String,
     summary: Summary,
 }
@@ -119,12 +119,12 @@ impl RunMaker {
     }
 }
 
-pub(super) fn collection(runs: impl IntoIterator<Item = RunMaker>) -> Collection {
+pub(crate) fn collection(runs: impl IntoIterator<Item = RunMaker>) -> Collection {
     Collection { runs: runs.into_iter().map(|run| run.run()).collect(), problems: Vec::new() }
 }
 
 /// The eight variants of the paper and squared ReLU, `seeds` runs each, with differences like the paper's.
-pub(super) fn nine_variants(seeds: u64) -> Collection {
+pub(crate) fn nine_variants(seeds: u64) -> Collection {
     let effects = [
         ("relu", 0.0),
         ("gelu", -0.014),
