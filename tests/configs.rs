@@ -1,4 +1,5 @@
-//! Every shipped config resolves, and a bogus key in any of its tables is refused at its place.
+//! Every shipped config resolves, and a bogus key in any of its tables is refused at its place. (Files of claims, which hold
+//! more than a config, are tested where they are read, in lm-eval.)
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ fn shipped() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("configs/") {
             let path = entry.expect("an entry").path();
-            if path.is_dir() {
+            if path.is_dir() && !path.ends_with("claims") {
                 walk(&path, found);
             } else if path.extension().is_some_and(|e| e == "toml") {
                 found.push(path);

@@ -31,6 +31,8 @@ pub struct Job {
     pub config: RunConfig,
     /// Run directory.
     pub out: PathBuf,
+    /// Hash of config and data.
+    pub id: String,
 }
 
 /// What became of the cells.

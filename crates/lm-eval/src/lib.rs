@@ -1,9 +1,10 @@
 //! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs, plots,
-//! reports, published figures; and the same statistics for anybody's results.
+//! reports, published figures, verdicts on published claims; and the same statistics for anybody's results.
 
 pub mod stats;
 
 pub mod analysis;
+pub mod claims;
 pub mod compare;
 pub mod diverge;
 pub mod perplexity;

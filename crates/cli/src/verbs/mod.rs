@@ -1,6 +1,7 @@
 //! One file per verb: its options and what it calls.
 
 pub mod bench;
+pub mod claims;
 pub mod compare;
 pub mod config;
 pub mod data;

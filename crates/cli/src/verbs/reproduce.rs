@@ -1,6 +1,6 @@
 //! `ffnlab reproduce`: published experiments at small scale, from one command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -106,21 +106,27 @@ impl Shazeer {
 
     /// What `--data` and `--seeds` mean in terms of the config, then the user's own overrides.
     fn all_overrides(&self) -> Result<Vec<Override>> {
-        let mut overrides = Vec::new();
-        let mut set = |key: &str, value: toml::Value, typed: String| {
-            overrides.push(Override { key: key.to_owned(), value, typed });
-        };
-        if let Some(path) = &self.data {
-            let typed = format!("--data {}", path.display());
-            set("data.source", "text".into(), typed.clone());
-            set("data.train", path.to_string_lossy().into_owned().into(), typed.clone());
-            set("data.valid_fraction", 0.05.into(), typed);
-        }
+        let mut overrides = self.data.as_deref().map(own_text).unwrap_or_default();
         if let Some(seeds) = self.seeds {
             let values: Vec<toml::Value> = (0..seeds as i64).map(Into::into).collect();
-            set("sweep.seed", values.into(), format!("--seeds {seeds}"));
+            let (key, typed) = ("sweep.seed".to_owned(), format!("--seeds {seeds}"));
+            overrides.push(Override { key, value: values.into(), typed });
         }
         overrides.extend(self.overrides.parse()?);
         Ok(overrides)
     }
+}
+
+/// What `--data PATH` means in terms of a config: train on that text, and hold out its last part.
+pub fn own_text(path: &Path) -> Vec<Override> {
+    let set = |key: &str, value: toml::Value| Override {
+        key: key.to_owned(),
+        value,
+        typed: format!("--data {}", path.display()),
+    };
+    vec![
+        set("data.source", "text".into()),
+        set("data.train", path.to_string_lossy().into_owned().into()),
+        set("data.valid_fraction", 0.05.into()),
+    ]
 }

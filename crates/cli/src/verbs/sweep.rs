@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use lm_eval::compare::{Comparison, Format, Options, collect, export};
-use lm_train::config::{ConfigError, ConfigSource, DataConfig, TokenizerConfig};
+use lm_train::config::{ConfigError, ConfigSource, DataConfig, RunConfig, TokenizerConfig};
 use lm_train::data;
 use lm_train::record::RunDir;
 
@@ -85,22 +85,26 @@ pub fn plan(source: &ConfigSource, out: &Path) -> Result<Vec<Job>> {
         }
         .into());
     };
-    // Most cells share their data, whose files need not be hashed for each.
+    jobs_in(grid.cells()?.into_iter().map(|cell| (cell.name, cell.config)), out)
+}
+
+/// Runs with these names and configs, each with its run directory: `OUT/NAME-ID`.
+///
+/// # Errors
+/// Unusable data.
+pub fn jobs_in(runs: impl IntoIterator<Item = (String, RunConfig)>, out: &Path) -> Result<Vec<Job>> {
+    // Most runs share their data, whose files need not be hashed for each.
     let mut known: Option<(DataConfig, TokenizerConfig, String)> = None;
     let mut jobs = Vec::new();
-    for cell in grid.cells()? {
-        let (data, tokenizer) = (&cell.config.data, &cell.config.tokenizer);
+    for (name, config) in runs {
+        let (data, tokenizer) = (&config.data, &config.tokenizer);
         let fingerprint = match &known {
             Some((d, t, fingerprint)) if d == data && t == tokenizer => fingerprint.clone(),
             _ => data::fingerprint(data, tokenizer)?,
         };
         known = Some((data.clone(), tokenizer.clone(), fingerprint.clone()));
-        let id = cell.config.run_id(&fingerprint)?;
-        jobs.push(Job {
-            out: out.join(format!("{}-{}", cell.name, &id[..8])),
-            name: cell.name,
-            config: cell.config,
-        });
+        let id = config.run_id(&fingerprint)?;
+        jobs.push(Job { out: out.join(format!("{name}-{}", &id[..8])), name, config, id });
     }
     Ok(jobs)
 }
@@ -127,7 +131,8 @@ pub fn train_cells(cells: &[Job], parallel: usize, common: &Common) -> Result<Ex
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn has_ended(dir: &Path) -> bool {
+/// Whether the run in `dir` has ended.
+pub fn has_ended(dir: &Path) -> bool {
     matches!(RunDir::read_summary(dir), Ok(Some(_)))
 }
 

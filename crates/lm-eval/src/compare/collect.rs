@@ -78,7 +78,7 @@ pub struct Collection {
 /// Reads all runs at or below `paths`, each directory once. Links below a path are not followed.
 ///
 /// # Errors
-/// When a path is not a directory or cannot be listed, and when no run at all is usable; the message then lists why.
+/// As [`find`], and when no run at all is usable; the message then lists why.
 pub fn collect(paths: &[PathBuf]) -> anyhow::Result<Collection> {
     let found = find(paths)?;
     if found.runs.is_empty() {

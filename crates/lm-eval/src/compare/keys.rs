@@ -20,15 +20,15 @@ const IGNORED: [&str; 8] = [
 ];
 
 /// Stands for the contents of the data, which the config names only by path.
-pub(super) const DATA: &str = "data_fingerprint";
+pub(crate) const DATA: &str = "data_fingerprint";
 
 /// What a config says about an experiment, by dotted key.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Keys(BTreeMap<String, Value>);
 
 impl Keys {
     /// Flattens a resolved config; tables are opened, arrays are values.
-    pub(super) fn new(config: &Table, data_fingerprint: &str) -> Self {
+    pub(crate) fn new(config: &Table, data_fingerprint: &str) -> Self {
         let mut keys = BTreeMap::new();
         flatten(config, "", &mut keys);
         keys.retain(|key, _| !IGNORED.contains(&key.as_str()));
@@ -37,13 +37,34 @@ impl Keys {
     }
 
     /// A key's value as a label shows it; `none` for a key that this config lacks.
-    pub(super) fn show(&self, key: &str) -> String {
+    pub(crate) fn show(&self, key: &str) -> String {
         match self.0.get(key) {
             None => "none".to_owned(),
             Some(Value::String(text)) if key == DATA => text.chars().take(8).collect(),
             Some(Value::String(text)) => text.clone(),
             Some(value) => value.to_string(),
         }
+    }
+
+    /// The value of a key; `None` for a key that this config lacks.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    /// All keys.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The same without the keys that `dropped` names.
+    pub(crate) fn without(&self, dropped: impl Fn(&str) -> bool) -> Self {
+        Self(self.0.iter().filter(|(key, _)| !dropped(key)).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
+    /// The same with another value for one key.
+    pub(crate) fn with(mut self, key: &str, value: Value) -> Self {
+        self.0.insert(key.to_owned(), value);
+        self
     }
 
     /// Whether two configs say the same about everything but `section`, a prefix such as `optim.`.
@@ -67,7 +88,7 @@ impl Keys {
 }
 
 /// Keys that do not have the same value in all `configs`, sorted.
-pub(super) fn differing<'a>(configs: impl IntoIterator<Item = &'a Keys> + Clone) -> Vec<String> {
+pub(crate) fn differing<'a>(configs: impl IntoIterator<Item = &'a Keys> + Clone) -> Vec<String> {
     let all: BTreeSet<&String> = configs.clone().into_iter().flat_map(|keys| keys.0.keys()).collect();
     let differs = |key: &&String| {
         let mut values = configs.clone().into_iter().map(|keys| keys.0.get(*key));

@@ -20,4 +20,5 @@ pub(crate) mod testing;
 pub use collect::{Collection, Problem, ProblemKind, Run, collect, find};
 pub use comparison::{Arm, Comparison, Options, Order, RunRow, Standing};
 pub use export::{Format, export};
+pub(crate) use notes::PARAMS_TOLERANCE;
 pub use notes::{Level, Note};

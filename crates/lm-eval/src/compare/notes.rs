@@ -46,7 +46,7 @@ impl fmt::Display for Note {
 }
 
 /// Share by which parameters may differ from the baseline's before it is said.
-pub(super) const PARAMS_TOLERANCE: f64 = 0.01;
+pub(crate) const PARAMS_TOLERANCE: f64 = 0.01;
 
 /// All notes, the gravest first.
 pub(super) fn notes(

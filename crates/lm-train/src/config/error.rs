@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::place::{line_column, path_at};
+
 /// A config that cannot be used. The message starts with its place: `file:line:column` or the override that holds it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -21,6 +23,26 @@ pub enum ConfigError {
         /// What was found and what was expected.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// What is wrong with a TOML text, be it a run config or not, at its place: `name:line:column: key: message`.
+    pub fn in_toml(name: &str, text: &str, error: &toml::de::Error) -> Self {
+        Self::at_offset(name, text, error.span().map(|span| span.start), &with_suggestion(error.message()))
+    }
+
+    /// An error at a byte offset of a TOML text.
+    pub(super) fn at_offset(name: &str, text: &str, offset: Option<usize>, message: &str) -> Self {
+        let Some(offset) = offset else {
+            return Self::Invalid { place: name.to_owned(), message: message.to_owned() };
+        };
+        let (line, column) = line_column(text, offset);
+        let message = match path_at(text, offset) {
+            Some(key) if !message.starts_with("unknown field") => format!("{key}: {message}"),
+            Some(_) | None => message.to_owned(),
+        };
+        Self::Invalid { place: format!("{name}:{line}:{column}"), message }
+    }
 }
 
 /// Adds "did you mean" to serde's "unknown field" and "unknown variant" messages.

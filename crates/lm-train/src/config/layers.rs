@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::error::{ConfigError, with_suggestion};
-use super::place::{line_column, path_at, span_of};
+use super::place::{line_column, span_of};
 use super::{ConfigFile, RunConfig};
 
 /// Where a layer comes from.
@@ -47,19 +47,11 @@ impl Layer {
 
     /// An error at a byte offset of the layer's text.
     pub fn error_at(&self, offset: Option<usize>, message: &str) -> ConfigError {
-        match (&self.origin, offset) {
-            (Origin::File { path, text }, Some(offset)) => {
-                let (line, column) = line_column(text, offset);
-                let message = match path_at(text, offset) {
-                    Some(key) if !message.starts_with("unknown field") => format!("{key}: {message}"),
-                    Some(_) | None => message.to_owned(),
-                };
-                ConfigError::Invalid { place: format!("{}:{line}:{column}", path.display()), message }
+        match &self.origin {
+            Origin::File { path, text } => {
+                ConfigError::at_offset(&path.display().to_string(), text, offset, message)
             }
-            (Origin::File { path, .. }, None) => {
-                ConfigError::Invalid { place: path.display().to_string(), message: message.to_owned() }
-            }
-            (Origin::Override(typed), _) => {
+            Origin::Override(typed) => {
                 ConfigError::Invalid { place: typed.clone(), message: message.to_owned() }
             }
         }

@@ -14,7 +14,7 @@ mod sweep;
 mod validate;
 
 pub use data::{DataConfig, DataSource, SyntheticConfig};
-pub use error::ConfigError;
+pub use error::{ConfigError, closest};
 pub use load::{ConfigSource, Override, explain};
 pub use model::ModelConfig;
 pub use stress::StressConfig;
