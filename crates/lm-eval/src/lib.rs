@@ -1,5 +1,5 @@
 //! What trained runs came to: perplexity, statistics over seeds, comparisons between variants, divergence of two runs,
-//! published figures; and the same statistics for anybody's results.
+//! published figures; the search for learning rates; and the same statistics for anybody's results.
 
 pub mod stats;
 
@@ -9,5 +9,6 @@ pub mod diverge;
 pub mod perplexity;
 pub mod sample;
 pub mod shazeer;
+pub mod tune;
 
 mod plain;
