@@ -15,7 +15,7 @@ mod matrix;
 mod notes;
 mod precision;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use collect::{Collection, Problem, ProblemKind, Run, collect};
 pub use comparison::{Arm, Comparison, Options, Order, RunRow, Standing};

@@ -11,7 +11,7 @@ use super::precision::FULL;
 
 /// A run that never happened, finished with a loss near 3.
 #[derive(Clone)]
-pub(super) struct RunMaker {
+pub(crate) struct RunMaker {
     config: String,
     summary: Summary,
 }
@@ -119,7 +119,7 @@ impl RunMaker {
     }
 }
 
-pub(super) fn collection(runs: impl IntoIterator<Item = RunMaker>) -> Collection {
+pub(crate) fn collection(runs: impl IntoIterator<Item = RunMaker>) -> Collection {
     Collection { runs: runs.into_iter().map(|run| run.run()).collect(), problems: Vec::new() }
 }
 
