@@ -1,6 +1,7 @@
 //! What the verbs report is true and in the promised shape.
 
 use ffnlab_tests::{Sandbox, TINY};
+use serde_json::Value;
 
 fn number(value: &serde_json::Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("{key} is not a number in {value}"))
@@ -231,4 +232,61 @@ fn every_format_of_a_comparison_holds_every_arm() {
         let text = sandbox.ok(&["compare", "runs", "--format", format]);
         assert!(text.contains("relu") && text.contains("geglu"), "{format}:\n{text}");
     }
+}
+
+#[test]
+fn tables_for_other_tools_hold_every_run_and_every_step() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::Field;
+    let sandbox = Sandbox::new();
+    sandbox.write("grid.toml", format!("{TINY}\n[sweep]\nseed = [0, 1]\n"));
+    sandbox.ok(&["sweep", "grid.toml", "--out", "runs"]);
+    let export =
+        ["--export", "runs.parquet", "--export", "tables/metrics.parquet", "--export", "metrics.csv"];
+    let args = [&["compare", "runs"], &export[..]].concat();
+    assert!(sandbox.fails(1, &args).contains("tables/metrics.parquet"), "the folder is not there");
+    std::fs::create_dir(sandbox.path("tables")).unwrap();
+    sandbox.ok(&args);
+    let value = |field: &Field| match field {
+        Field::Null => Value::Null,
+        Field::Bool(flag) => (*flag).into(),
+        Field::Long(integer) => (*integer).into(),
+        Field::Double(float) => (*float).into(),
+        Field::Str(text) => text.as_str().into(),
+        other => panic!("no column has the type of {other}"),
+    };
+    let rows = |name: &str| -> Vec<Value> {
+        let reader = SerializedFileReader::new(std::fs::File::open(sandbox.path(name)).unwrap()).unwrap();
+        let rows = reader.get_row_iter(None).unwrap().map(Result::unwrap);
+        rows.map(|row| row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect())
+            .collect()
+    };
+    let runs = rows("runs.parquet");
+    assert_eq!(runs.len(), 2);
+    for run in &runs {
+        let summary = sandbox.summary(run["run"].as_str().unwrap());
+        assert_eq!((&run["val_loss"], &run["seed"]), (&summary["validation"]["loss"], &summary["seed"]));
+        assert_eq!((&run["lr"], &run["params"]), (&Value::from(1e-3), &summary["params"]["total"]));
+    }
+    let metrics = rows("tables/metrics.parquet");
+    let first = runs[0]["run"].as_str().unwrap();
+    let of_first = |kind: &str, column: &str| -> Vec<Value> {
+        let rows = metrics.iter().filter(|row| row["run"] == first && row["kind"] == kind);
+        rows.map(|row| row[column].clone()).collect()
+    };
+    let logged = |kind: &str, field: &str| -> Vec<Value> {
+        sandbox.metrics(first, kind).iter().map(|line| line[field].clone()).collect()
+    };
+    for (kind, column) in
+        [("step", "loss"), ("step", "lr"), ("step", "grad_norm"), ("eval", "val_loss"), ("eval", "step")]
+    {
+        assert_eq!(of_first(kind, column), logged(kind, column), "{column}");
+    }
+    assert_eq!(metrics.len(), 2 * (24 + 2), "24 steps and two validations on the way, of two runs");
+    let csv = std::fs::read_to_string(sandbox.path("metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), metrics.len() + 1);
+    let error = sandbox.run(&["compare", "runs", "--export", "runs.xlsx"]);
+    assert_eq!(error.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&error.stderr).into_owned();
+    assert!(stderr.contains("does not end in .parquet or .csv"), "{stderr}");
 }

@@ -30,6 +30,7 @@ Examples:
   ffnlab train configs/smoke.toml              train one model in seconds
   ffnlab train my.toml -o model.ffn.preset=geglu -o seed=1
   ffnlab sweep my-grid.toml --jobs 2           train every cell of a grid; call again to go on
+  ffnlab tune my-grid.toml                     a learning rate for every arm, and a config with them
   ffnlab compare runs/my-grid                  the table with paired differences
 
 Environment:
@@ -158,6 +159,7 @@ pub enum Verb {
     Reproduce(verbs::reproduce::Reproduce),
     Train(verbs::train::Train),
     Sweep(verbs::sweep::Sweep),
+    Tune(verbs::tune::Tune),
     Eval(verbs::eval::Eval),
     Compare(verbs::compare::Compare),
     Diverge(verbs::diverge::Diverge),
@@ -181,6 +183,7 @@ impl Verb {
             Self::Reproduce(verb) => verb.run(common),
             Self::Train(verb) => verb.run(common),
             Self::Sweep(verb) => verb.run(common),
+            Self::Tune(verb) => verb.run(common),
             Self::Eval(verb) => verb.run(common),
             Self::Compare(verb) => verb.run(),
             Self::Diverge(verb) => verb.run(common),

@@ -9,11 +9,15 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 static ASKED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// From now on the first SIGINT or SIGTERM sets the flag; a second one ends the process at once.
+/// From now on the first SIGINT or SIGTERM sets the flag; a second one ends the process at once. May be called again.
 ///
 /// # Errors
 /// When the system refuses the handlers.
 pub fn listen() -> Result<()> {
+    // A second pair of handlers would take the first signal for the second.
+    if ASKED.get().is_some() {
+        return Ok(());
+    }
     let asked = ASKED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM] {
         let again = Arc::clone(asked);

@@ -11,7 +11,7 @@ use lm_eval::compare::{Collection, ProblemKind, find};
 use lm_train::config::{ConfigError, Override};
 use serde::Serialize;
 
-use super::sweep::{has_ended, jobs_in, train_cells};
+use super::sweep::{Folder, has_ended, train_cells};
 use crate::args::{Common, Overrides};
 use crate::jobs::Job;
 use crate::output::{note, print, print_json};
@@ -185,7 +185,9 @@ impl Run {
         if claim.rule.needs_runs() {
             let seeds = self.seeds.unwrap_or(claim.seeds);
             let planned = claim.plan(self.scale.scale(), seeds, &self.all_overrides()?)?;
-            let runs = jobs_in(planned.into_iter().map(|run| (run.name, run.config)), &self.out)?;
+            let mut folder = Folder::new(&self.out);
+            let runs = planned.into_iter().map(|run| folder.job(run.name, run.config));
+            let runs = runs.collect::<Result<Vec<_>>>()?;
             if self.dry_run {
                 return self.list(&runs);
             }

@@ -17,6 +17,7 @@ pub mod sample;
 pub mod stats;
 pub mod sweep;
 pub mod train;
+pub mod tune;
 pub mod variants;
 
 use std::path::{Path, PathBuf};

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use lm_eval::compare::{Format, Options};
+use lm_eval::tune::report;
 use lm_train::config::{ConfigSource, Override};
 
 use super::sweep::{plan, show, train_cells};
+use super::tune::{Ended, Request, Settings, ensure_complete};
 use crate::args::{Common, Overrides};
 use crate::output::note;
 
@@ -43,9 +45,13 @@ pub struct Shazeer {
     /// are fewer runs)
     #[arg(long, default_value_t = 0, value_name = "N")]
     jobs: usize,
+    /// First find a learning rate for every variant, as `ffnlab tune` does with its defaults, with runs in OUT-tune;
+    /// takes about three times as long
+    #[arg(long)]
+    tune: bool,
     #[command(flatten)]
     overrides: Overrides,
-    /// Folder for the run directories [default: runs/shazeer-SCALE]
+    /// Folder for the run directories [default: runs/shazeer-SCALE; with --tune, runs/shazeer-SCALE-tuned]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// table, markdown, csv, latex or json
@@ -93,15 +99,46 @@ impl Reproduce {
 impl Shazeer {
     fn run(&self, common: &Common) -> Result<ExitCode> {
         let name = format!("configs/shazeer/{}.toml", self.scale.name());
-        let source = ConfigSource::from_text(&name, self.scale.config(), &self.all_overrides()?)?;
-        let out =
-            self.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/shazeer-{}", self.scale.name())));
+        let mut source = ConfigSource::from_text(&name, self.scale.config(), &self.all_overrides()?)?;
+        let tuned = if self.tune { "-tuned" } else { "" };
+        let default = || PathBuf::from(format!("runs/shazeer-{}{tuned}", self.scale.name()));
+        let out = self.out.clone().unwrap_or_else(default);
+        if self.tune {
+            source = match self.tuned(&source, name, &out, common)? {
+                Ok(tuned) => tuned,
+                Err(stopped) => return Ok(stopped),
+            };
+        }
         let cells = plan(&source, &out)?;
         note(&format!("{} runs in {}", cells.len(), out.display()));
         let ended = train_cells(&cells, self.jobs, common)?;
         let options = Options { published: true, ..Options::default() };
         show(&cells, &options, if self.json { Format::Json } else { self.format })?;
         Ok(ended)
+    }
+
+    /// The config with a learning rate for every variant, or the exit code of a search that was stopped.
+    fn tuned(
+        &self,
+        source: &ConfigSource,
+        name: String,
+        out: &Path,
+        common: &Common,
+    ) -> Result<Result<ConfigSource, ExitCode>> {
+        let mut folder = out.as_os_str().to_owned();
+        folder.push("-tune");
+        let folder = PathBuf::from(folder);
+        let to = folder.join("tuned.toml");
+        let settings = Settings::default();
+        let request = Request { source, name, out: folder, to, settings, jobs: self.jobs };
+        match request.run(common)? {
+            Ended::Stopped(code) => Ok(Err(code)),
+            Ended::Done(tuning) => {
+                note(&report(&tuning, super::terminal_width()));
+                ensure_complete(&tuning)?;
+                Ok(Ok(ConfigSource::read(&request.to, &[])?))
+            }
+        }
     }
 
     /// What `--data` and `--seeds` mean in terms of the config, then the user's own overrides.

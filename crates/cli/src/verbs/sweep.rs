@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use lm_eval::compare::{Comparison, Format, Options, collect, export};
-use lm_train::config::{ConfigError, ConfigSource, DataConfig, RunConfig, TokenizerConfig};
+use lm_train::config::{ConfigError, ConfigSource, DataConfig, RunConfig, Sweep as Grid, TokenizerConfig};
 use lm_train::data;
 use lm_train::record::RunDir;
 
@@ -77,36 +77,53 @@ pub fn show(cells: &[Job], options: &Options, format: Format) -> Result<()> {
 /// # Errors
 /// A config without grid, a bad cell, unusable data.
 pub fn plan(source: &ConfigSource, out: &Path) -> Result<Vec<Job>> {
-    let Some(grid) = source.sweep()? else {
-        return Err(ConfigError::Invalid {
-            place: "[sweep]".to_owned(),
-            message: "this config has no grid; add a [sweep] table, such as seed = [0, 1, 2], or use `ffnlab train`"
-                .to_owned(),
-        }
-        .into());
-    };
-    jobs_in(grid.cells()?.into_iter().map(|cell| (cell.name, cell.config)), out)
+    let mut folder = Folder::new(out);
+    grid(source)?.cells()?.into_iter().map(|cell| folder.job(cell.name, cell.config)).collect()
 }
 
-/// Runs with these names and configs, each with its run directory: `OUT/NAME-ID`.
+/// The grid of a config that must have one.
 ///
 /// # Errors
-/// Unusable data.
-pub fn jobs_in(runs: impl IntoIterator<Item = (String, RunConfig)>, out: &Path) -> Result<Vec<Job>> {
-    // Most runs share their data, whose files need not be hashed for each.
-    let mut known: Option<(DataConfig, TokenizerConfig, String)> = None;
-    let mut jobs = Vec::new();
-    for (name, config) in runs {
-        let (data, tokenizer) = (&config.data, &config.tokenizer);
-        let fingerprint = match &known {
-            Some((d, t, fingerprint)) if d == data && t == tokenizer => fingerprint.clone(),
-            _ => data::fingerprint(data, tokenizer)?,
-        };
-        known = Some((data.clone(), tokenizer.clone(), fingerprint.clone()));
-        let id = config.run_id(&fingerprint)?;
-        jobs.push(Job { out: out.join(format!("{name}-{}", &id[..8])), name, config, id });
+/// A config without grid, or with a bad one.
+pub fn grid(source: &ConfigSource) -> Result<Grid> {
+    let missing = || ConfigError::Invalid {
+        place: "[sweep]".to_owned(),
+        message:
+            "this config has no grid; add a [sweep] table, such as seed = [0, 1, 2], or use `ffnlab train`"
+                .to_owned(),
+    };
+    Ok(source.sweep()?.ok_or_else(missing)?)
+}
+
+/// A folder of run directories, `NAME-ID` each.
+pub struct Folder {
+    path: PathBuf,
+    /// The last data and their fingerprint: most runs share them, and their files need not be hashed for each.
+    known: Option<(DataConfig, TokenizerConfig, String)>,
+}
+
+impl Folder {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), known: None }
     }
-    Ok(jobs)
+
+    /// The run of `config` in this folder.
+    ///
+    /// # Errors
+    /// Unusable data.
+    pub fn job(&mut self, name: String, config: RunConfig) -> Result<Job> {
+        let fingerprint = match &self.known {
+            Some((data, tokenizer, fingerprint))
+                if *data == config.data && *tokenizer == config.tokenizer =>
+            {
+                fingerprint.clone()
+            }
+            Some(_) | None => data::fingerprint(&config.data, &config.tokenizer)?,
+        };
+        let id = config.run_id(&fingerprint)?;
+        self.known = Some((config.data.clone(), config.tokenizer.clone(), fingerprint));
+        Ok(Job { out: self.path.join(format!("{name}-{}", &id[..8])), name, config, id })
+    }
 }
 
 /// Trains what has not ended yet, `parallel` cells at a time (0: as many as there are cores), and reports what failed.
@@ -119,16 +136,24 @@ pub fn train_cells(cells: &[Job], parallel: usize, common: &Common) -> Result<Ex
     if skipped > 0 {
         note(&format!("{skipped} of {} runs had ended before", cells.len()));
     }
-    let slots = Slots::new(&Machine::here(), common.threads, parallel, todo.len());
-    let report = jobs::run(&todo, slots, common)?;
+    Ok(train_all(&todo, parallel, common)?.unwrap_or(ExitCode::SUCCESS))
+}
+
+/// Trains all `jobs` and says what failed; the exit code, unless all of them have ended.
+///
+/// # Errors
+/// When no child can be started.
+pub fn train_all(jobs: &[Job], parallel: usize, common: &Common) -> Result<Option<ExitCode>> {
+    let slots = Slots::new(&Machine::here(), common.threads, parallel, jobs.len());
+    let report = jobs::run(jobs, slots, common)?;
     for (name, reason) in &report.failed {
         note(&format!("ffnlab: {name} failed: {reason}"));
     }
     if let Some(stop) = report.stopped {
         note("stopped; the same command goes on from here");
-        return Ok(signals::exit_code(stop));
+        return Ok(Some(signals::exit_code(stop)));
     }
-    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok((!report.failed.is_empty()).then_some(ExitCode::FAILURE))
 }
 
 /// Whether the run in `dir` has ended.

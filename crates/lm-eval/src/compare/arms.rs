@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::collect::Run;
 use super::comparison::Order;
-use super::keys::{Keys, differing, short};
+use super::keys::{Keys, LR, differing, short};
 use super::precision::{self, SECTION};
 use crate::shazeer;
 
@@ -48,14 +48,22 @@ impl<'a> ArmRuns<'a> {
         precision::is_full(self.precision())
     }
 
-    /// The arm in full precision that equals this one in everything else; `None` for an arm in full precision.
+    /// The arm in full precision that equals this one in everything else, or, without one, the only one that equals it in
+    /// everything but the learning rate; `None` for an arm in full precision.
     pub fn in_full_precision<'b>(&self, arms: &'b [Self]) -> Option<&'b Self> {
-        let twin = |other: &&Self| {
-            other.is_full_precision()
-                && other.ffn() == self.ffn()
-                && other.keys().equal_outside(self.keys(), SECTION)
+        if self.is_full_precision() {
+            return None;
+        }
+        let twins = |sections: &'static [&'static str]| {
+            arms.iter().filter(move |other| {
+                other.is_full_precision()
+                    && other.ffn() == self.ffn()
+                    && other.keys().equal_outside(self.keys(), sections)
+            })
         };
-        arms.iter().find(twin).filter(|_| !self.is_full_precision())
+        let mut tuned = twins(&[SECTION, LR]);
+        let only = tuned.next().filter(|_| tuned.next().is_none());
+        twins(&[SECTION]).next().or(only)
     }
 
     pub fn keys(&self) -> &'a Keys {
@@ -113,6 +121,12 @@ fn label(arms: &mut [ArmRuns<'_>]) {
         let twins: Vec<usize> = (0..arms.len()).filter(|&i| arms[i].ffn() == ffn).collect();
         let mut shown = differing(twins.iter().map(|&i| all[i]));
         shown.retain(|key| !is_precision(key));
+        // Arms that differ in their learning rate alone are named by it. Where each has its own, as after tuning, it
+        // belongs to the arm and has a column.
+        let by_rate = |i: usize, j: usize| i != j && all[i].equal_outside(all[j], &[LR]);
+        if !twins.iter().any(|&i| twins.iter().any(|&j| by_rate(i, j))) {
+            shown.retain(|key| key != LR);
+        }
         let widths_differ = shown.iter().any(|key| is_width(key));
         let settings = |i: usize, by_d_ff: bool| {
             let d_ff = (by_d_ff && widths_differ).then(|| format!(" d_ff={}", arms[i].first().summary.d_ff));
@@ -121,7 +135,7 @@ fn label(arms: &mut [ArmRuns<'_>]) {
         };
         // Two ways of asking for one width are told apart by how they ask.
         let alike = |i: usize, j: usize| settings(i, true) == settings(j, true);
-        let differ = |i: usize, j: usize| !all[i].equal_outside(all[j], SECTION);
+        let differ = |i: usize, j: usize| !all[i].equal_outside(all[j], &[SECTION, LR]);
         let by_d_ff = !twins.iter().any(|&i| twins.iter().any(|&j| alike(i, j) && differ(i, j)));
 
         let recipe = |i: usize| {
@@ -140,6 +154,12 @@ fn label(arms: &mut [ArmRuns<'_>]) {
             arms[i].shown = shown.iter().cloned().chain(keys).collect();
         }
     }
+}
+
+/// Whether arms differ in their learning rates without their labels saying so.
+pub(super) fn have_own_rates(arms: &[ArmRuns<'_>]) -> bool {
+    let said = arms.iter().any(|arm| arm.shown.iter().any(|key| key == LR));
+    !said && differing(arms.iter().map(ArmRuns::keys)).iter().any(|key| key == LR)
 }
 
 /// Sorts arms; under [`Order::Given`] they stay as their first runs were collected.
@@ -287,6 +307,18 @@ mod tests {
         let twins: Vec<_> =
             arms.iter().map(|arm| arm.in_full_precision(&arms).map(|twin| twin.label.as_str())).collect();
         assert_eq!(twins, [Some("swiglu lr=0.2"), None, None, None, None]);
+    }
+
+    #[test]
+    fn a_rate_of_its_own_is_no_part_of_a_label() {
+        let rate = |lr: f64| run("swiglu", &format!("optim.lr = {lr}"));
+        let runs = vec![rate(0.1), rate(0.2).precision("bf16", 0.0), rate(0.3).precision("int8", 0.0)];
+        assert_eq!(labels(runs.clone(), Order::Given), ["swiglu", "swiglu bf16", "swiglu int8"]);
+        let collection = collection(runs);
+        let (arms, _) = group(&collection.runs);
+        let twins: Vec<_> =
+            arms.iter().map(|arm| arm.in_full_precision(&arms).map(|twin| twin.label.as_str())).collect();
+        assert_eq!(twins, [None, Some("swiglu"), Some("swiglu")]);
     }
 
     #[test]

@@ -81,6 +81,9 @@ pub struct Arm {
     pub params_excess: f64,
     /// Forward FLOPs per token at full context.
     pub flops_per_token: u64,
+    /// Peak learning rate of all its runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
     /// Seeds that finished, ascending: those behind every figure below.
     pub seeds: Vec<u64>,
     /// Seeds that diverged, ascending; no figure includes them.
@@ -129,6 +132,9 @@ pub struct Comparison {
     pub arms: Vec<Arm>,
     /// All runs behind them, by arm and seed.
     pub runs: Vec<RunRow>,
+    /// Whether arms differ in their learning rates without their labels saying so: each has its own, as after tuning.
+    #[serde(skip)]
+    pub(super) own_rates: bool,
     /// What a reader has to know, the gravest first.
     pub notes: Vec<Note>,
 }
@@ -154,8 +160,13 @@ impl Comparison {
                 summary: run.summary.clone(),
             })
         });
-        let mut comparison =
-            Self { baseline: baseline.label.clone(), arms, runs: runs.collect(), notes: Vec::new() };
+        let mut comparison = Self {
+            baseline: baseline.label.clone(),
+            own_rates: arms::have_own_rates(&groups),
+            arms,
+            runs: runs.collect(),
+            notes: Vec::new(),
+        };
         comparison.notes = notes::notes(&comparison, &groups, &duplicates, &collection.problems);
         Ok(comparison)
     }
@@ -201,6 +212,7 @@ impl Arm {
             params: summary.params,
             params_excess: summary.params.total as f64 / baseline.first().summary.params.total as f64 - 1.0,
             flops_per_token: summary.flops_per_token,
+            lr: group.keys().learning_rate(),
             seeds: losses.iter().map(|(seed, _)| *seed).collect(),
             diverged: diverged.clone().map(|run| run.seed).collect(),
             diverged_at: diverged.map(|run| run.diverged_at.unwrap_or(run.steps)).collect(),
@@ -260,6 +272,7 @@ fn rank(arms: &mut [Arm], groups: &[ArmRuns<'_>], baseline: usize) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::notes::Level;
     use super::super::testing::{RunMaker, collection, nine_variants};
     use super::*;
 
@@ -308,11 +321,30 @@ mod tests {
 
     #[test]
     fn what_differs_besides_the_precision_is_said() {
-        let relu = RunMaker::new("relu", 0).config("optim.lr = 0.1");
-        let swiglu = RunMaker::new("swiglu", 0).config("optim.lr = 0.2").precision("bf16", 0.0);
+        let relu = RunMaker::new("relu", 0).config("optim.beta2 = 0.1");
+        let swiglu = RunMaker::new("swiglu", 0).config("optim.beta2 = 0.2").precision("bf16", 0.0);
         let comparison = compare([relu, swiglu]);
-        let note = "besides the FFN and the precision, arms differ in optim.lr (0.1, 0.2)";
+        let note = "besides the FFN and the precision, arms differ in optim.beta2 (0.1, 0.2)";
         assert!(comparison.notes.iter().any(|said| said.text == note), "{:#?}", comparison.notes);
+    }
+
+    #[test]
+    fn learning_rates_of_their_own_are_compared_and_said() {
+        let run = |ffn, lr: f64| RunMaker::new(ffn, 0).config(&format!("optim.lr = {lr}"));
+        let rates = |comparison: &Comparison| comparison.arms.iter().map(|arm| arm.lr).collect::<Vec<_>>();
+        let said = |comparison: &Comparison, text: &str| {
+            comparison.notes.iter().any(|note| note.level == Level::Info && note.text.contains(text))
+        };
+        let own = compare([run("relu", 0.1), run("swiglu", 0.2), run("swiglu", 0.4).precision("bf16", 0.5)]);
+        assert_eq!(rates(&own), [Some(0.1), Some(0.2), Some(0.4)]);
+        assert!(said(&own, "own learning rate (lr)"), "{:#?}", own.notes);
+        assert!(said(&own, "in everything but the precision and the learning rate"), "{:#?}", own.notes);
+        assert_eq!(own.arms[2].gap_fp32.as_ref().unwrap().estimate.mean, 0.5);
+        assert!(own.arms[1].difference.is_some());
+        assert!(own.notes.iter().all(|note| !note.text.contains("arms differ in")), "{:#?}", own.notes);
+        let shared = compare([run("relu", 0.1), run("swiglu", 0.1)]);
+        let labelled = compare([run("swiglu", 0.1), run("swiglu", 0.2)]);
+        assert!(!said(&shared, "own learning rate") && !said(&labelled, "own learning rate"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) enum Column {
     DFf,
     Params,
     Flops,
+    LearningRate,
     Seeds,
     Diverged,
     Loss,
@@ -29,11 +30,12 @@ pub(crate) enum Column {
 }
 
 impl Column {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Arm,
         Self::DFf,
         Self::Params,
         Self::Flops,
+        Self::LearningRate,
         Self::Seeds,
         Self::Diverged,
         Self::Loss,
@@ -55,6 +57,7 @@ impl Column {
             Self::DFf => "d_ff".to_owned(),
             Self::Params => "params".to_owned(),
             Self::Flops => "FLOPs\n/token".to_owned(),
+            Self::LearningRate => "lr".to_owned(),
             Self::Seeds => "seeds".to_owned(),
             Self::Diverged => "diverged".to_owned(),
             Self::Loss => "val loss\n(sd)".to_owned(),
@@ -86,6 +89,7 @@ impl Column {
             Self::Perplexity => Some(7),
             Self::Published => Some(8),
             Self::GapFp32 => Some(9),
+            Self::LearningRate => Some(10),
             Self::Arm | Self::Seeds | Self::Diverged | Self::Loss | Self::Difference => None,
         }
     }
@@ -103,6 +107,7 @@ impl Column {
                 },
             },
             Self::Flops => Cell::whole(si(arm.flops_per_token as f64)),
+            Self::LearningRate => Cell::number(arm.lr, |lr| lr.to_string()),
             Self::Seeds => Cell::whole(arm.seeds.len().to_string()),
             Self::Diverged => Cell::when(!arm.diverged.is_empty(), || {
                 format!("{}/{}", arm.diverged.len(), arm.diverged.len() + arm.seeds.len())
@@ -233,6 +238,7 @@ impl Grid {
         let shown = |column: &Column| match column {
             Column::Arm | Column::DFf | Column::Params | Column::Flops | Column::Seeds => true,
             Column::Loss | Column::Perplexity => true,
+            Column::LearningRate => comparison.own_rates,
             Column::Diverged => arms.iter().any(|arm| !arm.diverged.is_empty()),
             Column::BitsPerByte => arms.iter().any(|arm| arm.bits_per_byte.is_some()),
             Column::AboveFloor => arms.iter().any(|arm| arm.above_floor.is_some()),

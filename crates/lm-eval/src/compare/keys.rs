@@ -19,6 +19,9 @@ const IGNORED: [&str; 8] = [
     "train.keep_checkpoints",
 ];
 
+/// The peak learning rate.
+pub(super) const LR: &str = "optim.lr";
+
 /// Stands for the contents of the data, which the config names only by path.
 pub(crate) const DATA: &str = "data_fingerprint";
 
@@ -67,10 +70,16 @@ impl Keys {
         self
     }
 
-    /// Whether two configs say the same about everything but `section`, a prefix such as `optim.`.
-    pub(super) fn equal_outside(&self, other: &Self, section: &str) -> bool {
-        let outside = |(key, _): &(&String, &Value)| !key.starts_with(section);
+    /// Whether two configs say the same about everything but `sections`, prefixes such as `optim.`.
+    pub(super) fn equal_outside(&self, other: &Self, sections: &[&str]) -> bool {
+        let outside = |(key, _): &(&String, &Value)| !sections.iter().any(|section| key.starts_with(section));
         self.0.iter().filter(outside).eq(other.0.iter().filter(outside))
+    }
+
+    /// The peak learning rate; `None` for a config that does not say it.
+    pub(super) fn learning_rate(&self) -> Option<f64> {
+        let rate = self.0.get(LR)?;
+        rate.as_float().or(rate.as_integer().map(|rate| rate as f64))
     }
 
     /// Orders two configs by the values of `key`: numbers by size, everything else as text.
@@ -159,10 +168,18 @@ mod tests {
     fn a_section_can_be_left_out_of_account() {
         let plain = keys("optim.lr = 1\nprecisions = 2");
         assert!(
-            plain.equal_outside(&keys("optim.lr = 1\nprecisions = 2\nprecision.preset = 'x'"), "precision.")
+            plain.equal_outside(
+                &keys("optim.lr = 1\nprecisions = 2\nprecision.preset = 'x'"),
+                &["precision."]
+            )
         );
-        assert!(!plain.equal_outside(&keys("optim.lr = 2\nprecisions = 2"), "precision."));
-        assert!(!plain.equal_outside(&keys("optim.lr = 1"), "precision."), "another key with that beginning");
+        assert!(!plain.equal_outside(&keys("optim.lr = 2\nprecisions = 2"), &["precision."]));
+        assert!(plain.equal_outside(&keys("optim.lr = 2\nprecisions = 2"), &["precision.", LR]));
+        assert_eq!((plain.learning_rate(), keys("seed = 1").learning_rate()), (Some(1.0), None));
+        assert!(
+            !plain.equal_outside(&keys("optim.lr = 1"), &["precision."]),
+            "another key with that beginning"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::arms::ArmRuns;
 use super::collect::{Problem, ProblemKind};
 use super::comparison::{Arm, Comparison, Standing, data, evaluated};
-use super::keys::{DATA, Keys, differing};
+use super::keys::{DATA, Keys, LR, differing};
 use super::precision::SECTION;
 use crate::shazeer;
 use crate::stats::FEW;
@@ -72,7 +72,8 @@ pub(super) fn notes(
         problems.iter().filter(|p| p.kind != ProblemKind::Unfinished).map(|p| format!("left out: {p}"));
     let warnings = warnings.into_iter().flatten().chain(duplicates.iter().cloned()).chain(unusable);
     let infos = [
-        meaning(comparison),
+        meaning(comparison, groups),
+        own_rates(comparison),
         without_full_precision(comparison, groups),
         standing(comparison),
         not_joint(comparison),
@@ -136,7 +137,8 @@ fn mixed_protocols(groups: &[ArmRuns<'_>]) -> Option<String> {
 fn confounded(comparison: &Comparison, groups: &[ArmRuns<'_>]) -> Option<String> {
     let is_variant = |key: &str| key.starts_with("model.ffn.") || key.starts_with(SECTION);
     let said = |key: &String| groups.iter().any(|group| group.shown.contains(key));
-    let told_elsewhere = [DATA, "train.steps", "train.tokens"];
+    let mut told_elsewhere = vec![DATA, "train.steps", "train.tokens"];
+    told_elsewhere.extend(comparison.own_rates.then_some(LR));
     let keys: Vec<&Keys> = groups.iter().map(|group| &group.first().keys).collect();
     let keys: Vec<String> = differing(keys.iter().copied())
         .into_iter()
@@ -278,7 +280,17 @@ fn unfinished(problems: &[Problem]) -> Option<String> {
     })
 }
 
-fn meaning(comparison: &Comparison) -> Option<String> {
+/// Rates that were tuned for their arms make a comparison fair, rates that differ for another reason spoil it; runs do not
+/// know which it was.
+fn own_rates(comparison: &Comparison) -> Option<String> {
+    comparison.own_rates.then(|| {
+        "Each arm has its own learning rate (lr), which is fair if all were tuned in the same way, as `ffnlab tune` does, \
+         and on other seeds than these"
+            .to_owned()
+    })
+}
+
+fn meaning(comparison: &Comparison, groups: &[ArmRuns<'_>]) -> Option<String> {
     let over = match seeds(comparison)? {
         (_, 1) => "one seed".to_owned(),
         (least, most) if least == most => format!("mean over {most} seeds (standard deviation)"),
@@ -299,8 +311,14 @@ fn meaning(comparison: &Comparison) -> Option<String> {
     }
     let gaps = || comparison.arms.iter().filter_map(|arm| arm.gap_fp32.as_ref());
     if gaps().next().is_some() {
+        let other_rate = |group: &ArmRuns<'_>| {
+            group
+                .in_full_precision(groups)
+                .is_some_and(|full| full.keys().learning_rate() != group.keys().learning_rate())
+        };
         text += ". Δ fp32 is the mean difference, within a seed too, from the arm in fp32 that equals this one in \
                  everything but the precision";
+        text += if groups.iter().any(other_rate) { " and the learning rate" } else { "" };
     }
     Some(text)
 }

@@ -37,7 +37,7 @@ pub struct DocumentInterval {
 /// Interval of the loss per token of one model.
 ///
 /// # Errors
-/// A document without tokens, one document alone, and where [`bca`] refuses.
+/// A document without tokens, one document alone, and where [`bca()`] refuses.
 pub fn document_loss(
     documents: &[Document],
     level: f64,

@@ -7,10 +7,10 @@
 //! | question | answer |
 //! |---|---|
 //! | how large is it, how sure | [`Estimate`], [`t_interval`], [`bca_mean`]; over documents [`document_loss`] |
-//! | do two variants differ, runs paired by seed | [`paired_differences`], [`Effect::of_mean`], [`sign_flip`], [`wilcoxon_signed_rank`] |
-//! | the same, independent runs | [`Effect::of_difference`], [`label_permutation`], [`wilcoxon_rank_sum`] |
+//! | do two variants differ, runs paired by seed | [`paired_differences`], [`Effect::of_mean`], [`sign_flip()`], [`wilcoxon_signed_rank`] |
+//! | the same, independent runs | [`Effect::of_difference`], [`label_permutation()`], [`wilcoxon_rank_sum`] |
 //! | are they alike | [`two_one_sided_tests`] |
-//! | several comparisons at once | [`holm`] |
+//! | several comparisons at once | [`holm()`] |
 //! | what could so many seeds have shown | [`detectable`], [`Design`], [`pairing_gain`] |
 //! | where does the variance come from | [`decompose`] |
 

@@ -171,6 +171,14 @@ pub(super) fn get<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     parent.get(leaf)
 }
 
+/// The value of a dotted key, to be replaced.
+pub(super) fn get_mut<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
+    match key.split_once('.') {
+        None => table.get_mut(key),
+        Some((head, rest)) => get_mut(table.get_mut(head)?.as_table_mut()?, rest),
+    }
+}
+
 fn remove(table: &mut Table, key: &str) {
     match key.split_once('.') {
         None => {

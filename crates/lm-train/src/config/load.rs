@@ -7,7 +7,7 @@ use ffn_variants::precision::RecipeError;
 use toml::{Table, Value};
 
 use super::error::ConfigError;
-use super::layers::{Layer, Layers, Origin, nested};
+use super::layers::{Layer, Layers, Origin, get_mut, nested};
 use super::sweep::Sweep;
 use super::validate::validate;
 use super::{ConfigFile, RunConfig};
@@ -125,6 +125,28 @@ impl ConfigSource {
             *path = self.absolute("tokenizer.file", path);
         }
         Ok(config)
+    }
+
+    /// What the layers set, merged, without the grid and with absolute paths of data: the body of a file that means the
+    /// same in any folder.
+    ///
+    /// # Errors
+    /// As for [`ConfigSource::resolve`].
+    pub(super) fn merged_with_absolute_paths(&self) -> Result<Table, ConfigError> {
+        let resolved = self.resolve()?;
+        let mut merged = self.layers.merged();
+        let list = |paths: &[String]| Value::Array(paths.iter().cloned().map(Value::String).collect());
+        let tokenizer = resolved.tokenizer.file.map(Value::String);
+        for (key, paths) in [
+            ("data.train", Some(list(&resolved.data.train))),
+            ("data.valid", Some(list(&resolved.data.valid))),
+            ("tokenizer.file", tokenizer),
+        ] {
+            if let (Some(given), Some(paths)) = (get_mut(&mut merged, key), paths) {
+                *given = paths;
+            }
+        }
+        Ok(merged)
     }
 
     /// The precision section alone, for use with another model than the config's own.

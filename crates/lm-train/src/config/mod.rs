@@ -10,6 +10,7 @@ mod error;
 mod layers;
 mod load;
 mod place;
+mod rule;
 mod sweep;
 mod validate;
 
@@ -17,10 +18,11 @@ pub use data::{DataConfig, DataSource, SyntheticConfig};
 pub use error::{ConfigError, closest};
 pub use load::{ConfigSource, Override, explain};
 pub use model::ModelConfig;
+pub use rule::Rule;
 pub use stress::StressConfig;
 pub use sweep::{Cell, Sweep};
 pub use tokenizer::{TokenizerConfig, TokenizerKind};
-pub use training::{OptimConfig, ScheduleConfig, ScheduleKind, TrainConfig};
+pub use training::{MAX_LR, OptimConfig, ScheduleConfig, ScheduleKind, TrainConfig};
 
 use ffn_variants::PrecisionSection;
 use garde::Validate;
@@ -86,11 +88,13 @@ pub struct ConfigFile {
     pub precision: PrecisionSection,
     /// A planted weakness and a batch that hits it.
     pub stress: StressConfig,
-    /// Grid of a sweep: any dotted key, in quotes, with the list of its values. Only `ffnlab sweep` reads it.
+    /// Grid of a sweep: any dotted key, in quotes, with the list of its values. Only `ffnlab sweep` and `ffnlab tune` read it.
+    /// Keys that only some cells set go into tables `[[sweep.where]]`, of which a later one wins:
+    /// `when = { "model.ffn.preset" = "relu" }` and `set = { "optim.lr" = 4e-3 }`.
     pub sweep: Option<std::collections::BTreeMap<String, SweepValues>>,
 }
 
-/// Values of one axis of a grid (any TOML values), or a table of further keys.
+/// Values of one axis of a grid (any TOML values), or a table of further keys; under `where`, the list of rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SweepValues(pub toml::Value);

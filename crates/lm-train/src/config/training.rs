@@ -4,12 +4,15 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Largest peak learning rate that a config may ask for.
+pub const MAX_LR: f64 = 10.0;
+
 /// `[optim]`: AdamW with decoupled decay (Loshchilov & Hutter 2019).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimConfig {
     /// Peak learning rate. Default 1e-3.
-    #[garde(range(min = 0.0, max = 10.0))]
+    #[garde(range(min = 0.0, max = MAX_LR))]
     pub lr: f64,
     /// Decay of the first moment. Default 0.9.
     #[garde(range(min = 0.0, max = 0.999_999))]

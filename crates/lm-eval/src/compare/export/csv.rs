@@ -48,15 +48,19 @@ const PRECISION_FIELDS: [Field; 5] = [
 const DIVERGED_FIELD: Field =
     ("diverged_at", |arm| arm.diverged_at.iter().map(u64::to_string).collect::<Vec<_>>().join(" "));
 
+/// A column of a comparison in which each arm has its own learning rate.
+const RATE_FIELD: Field = ("lr", |arm| number(arm.lr));
+
 /// Columns that only some comparisons have; they follow all others, so that these keep their places.
 fn further_fields(comparison: &Comparison) -> Vec<Field> {
     let precisions = if comparison.has_precisions() { &PRECISION_FIELDS[..] } else { &[] };
     let any_diverged = comparison.arms.iter().any(|arm| !arm.diverged.is_empty());
-    precisions.iter().copied().chain(any_diverged.then_some(DIVERGED_FIELD)).collect()
+    let diverged = any_diverged.then_some(DIVERGED_FIELD);
+    precisions.iter().copied().chain(diverged).chain(comparison.own_rates.then_some(RATE_FIELD)).collect()
 }
 
 /// Names of the columns, in order: those that every comparison has, `baseline`, and those that only `comparison` needs,
-/// about precisions and diverged runs.
+/// about precisions, diverged runs and learning rates.
 pub fn csv_header(comparison: &Comparison) -> Vec<&'static str> {
     let further = further_fields(comparison);
     let name = |(name, _): &Field| *name;

@@ -71,9 +71,9 @@ fn tables_fit_the_width_and_say_what_is_left_out() {
 
 #[test]
 fn labels_wrap_where_nothing_can_be_left_out() {
-    let arm = |lr: f64, kind| {
-        let config = format!("optim.lr = {lr}\nschedule.kind = '{kind}'");
-        RunMaker::new("swiglu", 0).config(&config).loss(3.0 + lr)
+    let arm = |beta2: f64, kind| {
+        let config = format!("optim.beta2 = {beta2}\nschedule.kind = '{kind}'");
+        RunMaker::new("swiglu", 0).config(&config).loss(3.0 + beta2)
     };
     let arms = [arm(0.001, "inverse_sqrt"), arm(0.01, "cosine")];
     assert_snapshot!(export(&comparison(&collection(arms)), Format::Table, Some(48)), @r"
@@ -81,22 +81,23 @@ fn labels_wrap_where_nothing_can_be_left_out() {
      FFN                seeds  val loss  Δ baseline
                                    (sd)
     ────────────────────────────────────────────────
-     swiglu lr=0.001        1    3.0010    baseline
+     swiglu                 1    3.0010    baseline
+     beta2=0.001
      kind=inverse_sqrt
      *
-     swiglu lr=0.01         1    3.0100     +0.0090
+     swiglu beta2=0.01      1    3.0100     +0.0090
      kind=cosine ≈
     ────────────────────────────────────────────────
     Warning: one seed per arm: no spread, no
       interval, and the order may be chance
     Losses are held-out, nats per token: one seed. Δ
-      is the mean difference from swiglu lr=0.001
+      is the mean difference from swiglu beta2=0.001
       kind=inverse_sqrt within a seed; wins counts
       the seeds with a lower loss
-    * lowest loss over the seeds of swiglu lr=0.001
-      kind=inverse_sqrt; ≈ not shown to be worse:
-      its 95% interval against * includes zero, or
-      needs more seeds
+    * lowest loss over the seeds of swiglu
+      beta2=0.001 kind=inverse_sqrt; ≈ not shown to
+      be worse: its 95% interval against * includes
+      zero, or needs more seeds
     Left out to fit the width: FLOPs/token,
       bits/byte, d_ff, wins, params, ppl
     ");
@@ -328,14 +329,14 @@ fn unfinished_broken_and_repeated_runs() {
 #[test]
 fn different_budgets_protocols_and_settings() {
     let longer = |seed| {
-        RunMaker::new("swiglu", seed).config("train.steps = 2000\noptim.lr = 0.003").with(|summary| {
+        RunMaker::new("swiglu", seed).config("train.steps = 2000\noptim.beta2 = 0.003").with(|summary| {
             summary.steps = 2000;
             summary.tokens *= 2;
             summary.ffnlab = "0.2.0".to_owned();
             summary.validation.as_mut().unwrap().stride = 64;
         })
     };
-    let short = |seed| RunMaker::new("relu", seed).config("train.steps = 1000\noptim.lr = 0.001");
+    let short = |seed| RunMaker::new("relu", seed).config("train.steps = 1000\noptim.beta2 = 0.001");
     assert_snapshot!(table(&collection((0..5).map(short).chain((0..5).map(longer)))), @r"
     ───────────────────────────────────────────────────────────────────────────────────────────────
      FFN       d_ff  params   FLOPs  seeds         val loss    ppl    bits            Δ relu  wins
@@ -348,7 +349,7 @@ fn different_budgets_protocols_and_settings() {
       tokens (swiglu)
     Warning: held-out losses were measured differently: 100000 tokens in windows of 128, stride 64
       (swiglu); 100000 tokens in windows of 128, stride 128 (relu)
-    Warning: besides the FFN, arms differ in optim.lr (0.001, 0.003)
+    Warning: besides the FFN, arms differ in optim.beta2 (0.001, 0.003)
     Losses are held-out, nats per token: mean over 5 seeds (standard deviation). Δ is the mean
       difference from relu within a seed ± half its 95% interval (Student's t); wins counts the seeds
       with a lower loss

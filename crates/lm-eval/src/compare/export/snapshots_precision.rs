@@ -340,12 +340,12 @@ fn nothing_to_pair_with() {
 
 #[test]
 fn what_a_precision_hides() {
-    // Changed in one way for relu and in another for swiglu, and without swiglu in fp32 at the same rate.
+    // Changed in one way for relu and in another for swiglu, and without swiglu in fp32 with the same decay.
     let changed = |ffn, key: &str| RunMaker::new(ffn, 0).precision("fp8_delayed (changed)", 0.1).config(key);
     let runs = [
         RunMaker::new("relu", 0),
         changed("relu", "precision.smooth = true"),
-        RunMaker::new("swiglu", 0).config("optim.lr = 0.1"),
+        RunMaker::new("swiglu", 0).config("optim.beta2 = 0.1"),
         changed("swiglu", "precision.margin = 2"),
     ];
     let comparison = comparison(&collection(runs));
@@ -358,7 +358,7 @@ fn what_a_precision_hides() {
         comparison.notes
     );
     assert!(
-        said("No arm in fp32 equals swiglu fp8_delayed (changed) lr=none in everything but the precision"),
+        said("No arm in fp32 equals swiglu fp8_delayed (changed) beta2=none in everything but the precision"),
         "{:#?}",
         comparison.notes
     );
