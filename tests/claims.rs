@@ -131,6 +131,11 @@ fn a_sweep_decides_a_claim_by_what_its_configs_say() {
     assert!(near(&ours["interval"]["low"], &theirs["ci95"][0]), "{ours} {theirs}");
     let two = sandbox.json(&["claims", "verdict", "8", "--runs", "elsewhere", "--seeds", "0,2", "--json"]);
     assert_eq!(verdict(&two)["comparisons"][0]["seeds"], serde_json::json!([0, 2]));
+    let page = sandbox.ok(&["report", "elsewhere"]);
+    contains(
+        &page,
+        &["id=\"claims\"", "Claim 8: ", found["reason"].as_str().unwrap().split(':').next().unwrap()],
+    );
     let error = sandbox.fails(1, &["claims", "verdict", "2", "--runs", "elsewhere"]);
     contains(&error, &["3 runs in elsewhere belong to claim 2", "no run that ended for geglu"]);
     contains(&sandbox.ok(&["claims", "verdict", "all", "--runs", "elsewhere"]), &["no run that ended for"]);

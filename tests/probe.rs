@@ -64,7 +64,18 @@ fn the_json_has_the_promised_shape_and_agrees_with_eval() {
     );
     assert_eq!(
         keys(&layer["hidden"]),
-        ["layer", "tokens", "zero_share", "eps", "small_share", "rms", "max_abs", "kurtosis", "saturated"]
+        [
+            "layer",
+            "tokens",
+            "zero_share",
+            "eps",
+            "small_share",
+            "rms",
+            "max_abs",
+            "kurtosis",
+            "octaves",
+            "saturated"
+        ]
     );
     assert_eq!(keys(&layer["at_init"]), keys(&layer["hidden"]));
     assert_eq!(keys(&layer["hidden"]["saturated"][0]), ["branch", "activation", "share"]);

@@ -41,8 +41,7 @@ pub struct Report {
 
 impl Report {
     pub fn run(&self) -> Result<ExitCode> {
-        let options =
-            Options { baseline: self.baseline.as_deref(), published: self.published, ..Options::default() };
+        let options = Options { baseline: self.baseline.as_deref(), published: self.published };
         let report = Page::new(&self.dirs, &options)?;
         let by_name = self.out.as_deref().and_then(Format::of_file);
         let text = render(&report, self.format.or(by_name).unwrap_or_default())?;

@@ -47,6 +47,7 @@ pub use ledger::{LEDGER, Ledger, Registration};
 pub use list::list;
 pub use metric::Metric;
 pub use plan::{Planned, Scale};
+pub(crate) use report::difference_in_words;
 pub use report::{describe, report};
 pub use rule::{
     AtMost, Direction, Equivalent, Interaction, Missing, Monotone, Over, Point, Precondition, Probe,

@@ -215,7 +215,7 @@ pub(super) fn aligned<const N: usize>(texts: [String; N], figures: &[usize]) -> 
 }
 
 /// `-0.0123 [-0.0200, -0.0046], n = 5`.
-pub(super) fn difference(comparison: &Comparison) -> String {
+pub(crate) fn difference_in_words(comparison: &Comparison) -> String {
     let interval = comparison
         .interval
         .map_or_else(|| " (no interval)".to_owned(), |i| format!(" [{:+.4}, {:+.4}]", i.low, i.high));

@@ -38,7 +38,7 @@ pub use reproduce::Reproduce;
 pub use seeds::Seeds;
 pub use setup::Setup;
 pub use table::Table;
-pub use verdict::{Outcome, Verdict};
+pub use verdict::Verdict;
 
 use crate::compare::{self, Comparison, ProblemKind};
 
@@ -49,8 +49,6 @@ pub struct Options<'a> {
     pub baseline: Option<&'a str>,
     /// Show Shazeer's published figures beside the measured ones.
     pub published: bool,
-    /// Verdicts on claims about these runs; none leaves the section out.
-    pub verdicts: Vec<Verdict>,
 }
 
 /// Everything that a report says.
@@ -70,7 +68,7 @@ pub struct Report {
     pub comparison: Option<Comparison>,
     /// What so many seeds show and resolve; absent while no run has ended.
     pub seeds: Option<Seeds>,
-    /// Verdicts on claims.
+    /// Verdicts on the shipped claims that these runs decide.
     pub verdicts: Vec<Verdict>,
     /// Directories that could not be used, and why.
     pub problems: Vec<String>,
@@ -106,6 +104,7 @@ impl Report {
             };
             Some(Comparison::new(&collection, &options)?)
         };
+        let (verdicts, not_judged) = verdict::verdicts(&collection)?;
         let asked = Asked::new(&collection, comparison.as_ref());
         let figures = comparison.as_ref().map_or_else(Default::default, figures::figures);
         Ok(Self {
@@ -114,8 +113,8 @@ impl Report {
             ffnlab: env!("CARGO_PKG_VERSION"),
             setup: comparison.as_ref().map(Setup::new),
             seeds: comparison.as_ref().map(Seeds::new),
-            verdicts: options.verdicts.clone(),
-            problems: collection.problems.iter().map(ToString::to_string).collect(),
+            verdicts,
+            problems: collection.problems.iter().map(ToString::to_string).chain(not_judged).collect(),
             reproduce: Reproduce::new(paths, &asked, comparison.as_ref(), options),
             asked,
             comparison,

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::synthetic::{Sweep, append_probes, run, write_run};
 use super::*;
+use crate::claims::Decision;
 use crate::compare::testing::RunMaker;
 
 const FFNS: [(&str, f64); 3] = [("relu", 0.0), ("gelu", -0.014), ("swiglu", -0.053)];
@@ -240,21 +241,27 @@ fn verdicts_and_probes_have_their_sections_only_when_there_are_any() {
     let (_root, folder) = sweep(three_variants);
     let without = text(&folder, Format::Html);
     assert!(!without.contains("id=\"claims\"") && !without.contains("id=\"probes\""));
-    let verdict = Verdict {
-        claim: "SwiGLU beats ReLU".to_owned(),
-        rule: "the 95 % interval lies below zero".to_owned(),
-        outcome: Outcome::Supported,
-        evidence: "-0.053 ± 0.004 nats".to_owned(),
-    };
     for seed in 0..3 {
         append_probes(&folder.join(format!("relu-fp32-{seed}")), &[(10, 0.5), (30, 0.8), (60, 0.9)]);
         append_probes(&folder.join(format!("swiglu-fp32-{seed}")), &[(10, 0.0), (60, 0.0)]);
     }
-    let options = Options { verdicts: vec![verdict], ..Options::default() };
-    let report = Report::new(&[folder], &options).unwrap();
+    let mut report = report(&folder);
+    assert!(report.verdicts.is_empty(), "three arms are too few for any claim: {:?}", report.verdicts);
+    report.verdicts.push(Verdict {
+        number: 99,
+        claim: "SwiGLU beats ReLU".to_owned(),
+        decision: Decision::Confirmed,
+        outcome: Decision::Confirmed.name(),
+        reason: "the whole interval lies where the claim says".to_owned(),
+        evidence: vec!["swiglu - relu: -0.0530 [-0.0570, -0.0490], n = 3 nats".to_owned()],
+        rule: "Confirmed if the whole interval lies below 0.".to_owned(),
+        registered: true,
+        setting: Vec::new(),
+        notes: Vec::new(),
+    });
     let page = render(&report, Format::Html).unwrap();
     for needed in
-        ["id=\"claims\"", "SwiGLU beats ReLU", ">supported<", "id=\"sparsity-0\"", "id=\"activations-0\""]
+        ["id=\"claims\"", "SwiGLU beats ReLU", ">confirmed<", "id=\"sparsity-0\"", "id=\"activations-0\""]
     {
         assert!(page.contains(needed), "{needed} in {page}");
     }
@@ -262,7 +269,7 @@ fn verdicts_and_probes_have_their_sections_only_when_there_are_any() {
         !page.contains("id=\"sparsity-2\"") && page.contains("id=\"activations-2\""),
         "no zeros, no curve"
     );
-    assert!(render(&report, Format::Markdown).unwrap().contains("**supported**: SwiGLU beats ReLU"));
+    assert!(render(&report, Format::Markdown).unwrap().contains("**confirmed**: SwiGLU beats ReLU"));
 }
 
 #[test]

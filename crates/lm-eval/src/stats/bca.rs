@@ -35,7 +35,7 @@ pub struct Bca {
 /// BCa interval of the mean of `values`.
 ///
 /// # Errors
-/// Fewer than two values, values without spread, values that are not finite; and where [`bca`] refuses, which it does for
+/// Fewer than two values, values without spread, values that are not finite; and where [`bca()`] refuses, which it does for
 /// two or three values at 95 %.
 pub fn bca_mean(values: &[f64], level: f64, plan: &Resampling) -> Result<Bca, Refusal> {
     finite(values)?;
