@@ -63,7 +63,7 @@ fn state(assessment: &Assessment) -> (String, String) {
 fn effect(verdict: &Verdict) -> String {
     let deciding: Vec<_> = verdict.checks.iter().filter(|check| !check.asked.is_empty()).collect();
     let (first, all) = match (verdict.comparisons.first(), deciding.first()) {
-        (Some(first), _) => (difference_in_words(first), verdict.comparisons.len()),
+        (Some(first), _) => (difference_in_words(first, ""), verdict.comparisons.len()),
         (None, Some(first)) => {
             let worst = deciding.iter().find(|check| !check.holds).unwrap_or(first);
             (value(worst), deciding.len())

@@ -214,12 +214,13 @@ pub(super) fn aligned<const N: usize>(texts: [String; N], figures: &[usize]) -> 
     texts.into_iter().enumerate().map(|(i, text)| Cell::new(text).set_alignment(alignment(i))).collect()
 }
 
-/// `-0.0123 [-0.0200, -0.0046], n = 5`.
-pub(crate) fn difference_in_words(comparison: &Comparison) -> String {
+/// `-0.0123 nats [-0.0200, -0.0046], n = 5`; `unit` may be empty.
+pub(crate) fn difference_in_words(comparison: &Comparison, unit: &str) -> String {
     let interval = comparison
         .interval
         .map_or_else(|| " (no interval)".to_owned(), |i| format!(" [{:+.4}, {:+.4}]", i.low, i.high));
-    format!("{:+.4}{interval}, n = {}", comparison.difference, comparison.n)
+    let gap = if unit.is_empty() { "" } else { " " };
+    format!("{:+.4}{gap}{unit}{interval}, n = {}", comparison.difference, comparison.n)
 }
 
 /// `gain by smoothing: 12.3 dB`.

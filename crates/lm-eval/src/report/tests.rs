@@ -253,7 +253,7 @@ fn verdicts_and_probes_have_their_sections_only_when_there_are_any() {
         decision: Decision::Confirmed,
         outcome: Decision::Confirmed.name(),
         reason: "the whole interval lies where the claim says".to_owned(),
-        evidence: vec!["swiglu - relu: -0.0530 [-0.0570, -0.0490], n = 3 nats".to_owned()],
+        evidence: vec!["swiglu - relu: -0.0530 nats [-0.0570, -0.0490], n = 3".to_owned()],
         rule: "Confirmed if the whole interval lies below 0.".to_owned(),
         registered: true,
         setting: Vec::new(),

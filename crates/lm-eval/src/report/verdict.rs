@@ -49,8 +49,8 @@ pub(super) fn verdicts(collection: &Collection) -> anyhow::Result<(Vec<Verdict>,
 
 impl Verdict {
     fn new(claim: &Claim, verdict: &claims::Verdict) -> Self {
-        let unit = if verdict.unit.is_empty() { String::new() } else { format!(" {}", verdict.unit) };
-        let comparison = |c: &claims::Comparison| format!("{}: {}{unit}", c.label, difference_in_words(c));
+        let comparison =
+            |c: &claims::Comparison| format!("{}: {}", c.label, difference_in_words(c, &verdict.unit));
         Self {
             number: claim.number,
             claim: claim.title.clone(),
