@@ -158,3 +158,25 @@ eval_every = 8
 eval_sequences = 8
 checkpoint_every = 5
 "#;
+
+/// A folder with runs of [`TINY`], each with overrides of its own.
+pub fn trained(runs: &[(&str, &[&str])]) -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    for (name, overrides) in runs {
+        let mut args = vec!["train", "tiny.toml", "--out", name];
+        overrides.iter().for_each(|over| args.extend(["-o", over]));
+        sandbox.ok(&args);
+    }
+    sandbox
+}
+
+/// Keys of a JSON object, in their order.
+pub fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// The number at a JSON pointer, such as `/layers/0/d_ff`.
+pub fn number(value: &Value, place: &str) -> f64 {
+    value.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {place} in {value}"))
+}

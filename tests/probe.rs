@@ -1,27 +1,6 @@
 //! `ffnlab probe` and `train.probe_every`: what a user sees of the inside of a run.
 
-use ffnlab_tests::{Sandbox, TINY};
-use serde_json::Value;
-
-/// A folder with runs of TINY, each with overrides of its own.
-fn trained(runs: &[(&str, &[&str])]) -> Sandbox {
-    let sandbox = Sandbox::new();
-    sandbox.write("tiny.toml", TINY);
-    for (name, overrides) in runs {
-        let mut args = vec!["train", "tiny.toml", "--out", name];
-        overrides.iter().for_each(|over| args.extend(["-o", over]));
-        sandbox.ok(&args);
-    }
-    sandbox
-}
-
-fn keys(value: &Value) -> Vec<&str> {
-    value.as_object().expect("an object").keys().map(String::as_str).collect()
-}
-
-fn number(value: &Value, place: &str) -> f64 {
-    value.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {place} in {value}"))
-}
+use ffnlab_tests::{keys, number, trained};
 
 #[test]
 fn the_json_has_the_promised_shape_and_agrees_with_eval() {

@@ -7,6 +7,7 @@ use lm_train::record::RunStatus;
 use super::setup::grouped;
 use super::table::Table;
 use crate::compare::Comparison;
+use crate::compare::export::csv::quoted;
 
 /// A row per run, by arm and seed.
 pub(super) fn runs(comparison: &Comparison) -> Table {
@@ -62,14 +63,6 @@ pub(super) fn per_seed_csv(comparison: &Comparison) -> String {
         }
     }
     text
-}
-
-fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\n']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
-    }
 }
 
 #[cfg(test)]

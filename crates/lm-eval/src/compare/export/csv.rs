@@ -93,7 +93,8 @@ fn standing(standing: Standing) -> &'static str {
     }
 }
 
-fn quoted(field: &str) -> String {
+/// A field as CSV needs it (RFC 4180).
+pub(crate) fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", field.replace('"', "\"\""))
     } else {

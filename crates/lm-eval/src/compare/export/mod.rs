@@ -1,6 +1,6 @@
 //! A comparison as text, one exporter per format.
 
-mod csv;
+pub(crate) mod csv;
 mod json;
 mod latex;
 mod markdown;
