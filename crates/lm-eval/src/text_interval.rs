@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use lm_train::data::TokenStream;
 use lm_train::evaluate::{LossSum, token_losses};
 use lm_train::loaded::LoadedRun;
 use lm_train::record::EvalResult;
@@ -63,6 +64,8 @@ pub struct TextLosses {
     /// Its units in the order of the text; those without a scored token are left out.
     pub units: Vec<Document>,
     unit: Unit,
+    /// What was scored.
+    stream: TokenStream,
 }
 
 /// Loss of `text` as [`crate::perplexity::perplexity`] gives it, and of each of its units.
@@ -97,7 +100,10 @@ pub fn text_losses(
     }
     // The first token of a text is never scored, and may be a whole piece.
     units.retain(|unit| unit.tokens > 0);
-    Ok((sum.result(&run.model, &text.stream, text.bytes, stride), TextLosses { units, unit }))
+    Ok((
+        sum.result(&run.model, &text.stream, text.bytes, stride),
+        TextLosses { units, unit, stream: text.stream.clone() },
+    ))
 }
 
 /// Number of the unit that each token belongs to.
@@ -149,6 +155,14 @@ impl TextLosses {
 
     /// Of this loss minus that of `baseline`.
     pub fn difference_from(&self, baseline: &Self) -> TextInterval {
+        let (own, other) = (&self.stream, &baseline.stream);
+        // Equal numbers of tokens alone could hide that each run was scored on a text of its own.
+        if own.len() == other.len() && !own.iter(0..own.len()).eq(other.iter(0..other.len())) {
+            return TextInterval::Refused(
+                "the two runs were not scored on the same tokens; name one text for both with --data"
+                    .to_owned(),
+            );
+        }
         self.interval(document_difference(&baseline.units, &self.units, 0.95, &Self::plan()))
     }
 
@@ -180,7 +194,11 @@ mod tests {
 
     fn losses(per_token: &[f64], unit: Unit) -> TextLosses {
         let document = |&loss: &f64| Document { loss_sum: 10.0 * loss, tokens: 10 };
-        TextLosses { units: per_token.iter().map(document).collect(), unit }
+        TextLosses {
+            units: per_token.iter().map(document).collect(),
+            unit,
+            stream: TokenStream::from_ids(&[1, 2]),
+        }
     }
 
     #[test]
@@ -212,6 +230,14 @@ mod tests {
         };
         assert!((difference.bca.estimate + 0.115).abs() < 0.005, "{difference:?}");
         assert!(difference.bca.interval.high < -0.1 && alone.bca.interval.half_width() > 0.1, "{alone:?}");
+    }
+
+    #[test]
+    fn texts_of_one_length_are_not_the_same_text() {
+        let mut other = losses(&[2.0, 2.5, 3.0], Unit::Pieces(10));
+        other.stream = TokenStream::from_ids(&[1, 3]);
+        let found = losses(&[2.0, 2.5, 3.0], Unit::Pieces(10)).difference_from(&other);
+        assert!(matches!(found, TextInterval::Refused(why) if why.contains("same tokens")));
     }
 
     #[test]
