@@ -29,6 +29,17 @@ fn eval_gives_the_final_validation_and_its_parts_fit_together() {
 }
 
 #[test]
+fn a_run_records_the_commit_of_the_program_that_made_it() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.toml", TINY);
+    let summary = sandbox.json(&["train", "tiny.toml", "--out", "run", "--json"]);
+    let version = sandbox.ok(&["--version"]);
+    let in_brackets = version.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    // Built outside of a repository, neither knows.
+    assert_eq!(summary["commit"].as_str(), in_brackets.map(|(commit, _)| commit));
+}
+
+#[test]
 fn eval_reads_a_given_text_with_the_separators_of_training() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny.toml", TINY);

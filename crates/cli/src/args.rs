@@ -16,12 +16,26 @@ use crate::verbs;
 
 /// Which transformer feed-forward variant gives which loss at which cost, and how sure are we?
 #[derive(Debug, Parser)]
-#[command(name = "ffnlab", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "ffnlab", version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Commit that this program was built from, as `build.rs` found it; empty where it is not known.
+const COMMIT: &str = env!("FFNLAB_COMMIT");
+
+const VERSION: &str = if COMMIT.is_empty() {
+    env!("CARGO_PKG_VERSION")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("FFNLAB_COMMIT"), ")")
+};
+
+/// Commit that this program was built from, with `-dirty` behind it where its sources differed; `None` if not known.
+pub fn commit() -> Option<String> {
+    (!COMMIT.is_empty()).then(|| COMMIT.to_owned())
 }
 
 const EXAMPLES: &str = "\

@@ -44,6 +44,8 @@ pub struct TrainRequest {
     pub saving: Saving,
     /// Where tokenised text is kept.
     pub cache: CacheDir,
+    /// Commit that this program was built from, for the record.
+    pub commit: Option<String>,
 }
 
 /// A request of the outside world to stop.
@@ -329,6 +331,7 @@ impl<'a> Run<'a> {
         let summary = Summary {
             schema: RUN_SCHEMA,
             ffnlab: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: self.request.commit.clone(),
             status,
             run_id: self.run_id.clone(),
             data_fingerprint: self.fingerprint.clone(),

@@ -61,6 +61,7 @@ impl Train {
             kernels: common.kernels,
             saving: common.saving(),
             cache: CacheDir::default(),
+            commit: crate::args::commit(),
         };
         let mut progress = if self.events { Progress::json_lines() } else { Progress::for_one_run() };
         let outcome = train(&request, data, &mut |event| progress.show(&event), &signals::asked)?;

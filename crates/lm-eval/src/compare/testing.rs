@@ -55,6 +55,7 @@ impl RunMaker {
             threads: 2,
             cores: None,
             host: "somewhere".to_owned(),
+            commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
             skipped_steps: 0,
             non_finite: 0,
             health: Vec::new(),
@@ -69,6 +70,11 @@ impl RunMaker {
         let (tokens, seq_len, stride) = (100_000, 128, 128);
         self.summary.validation =
             Some(EvalResult { loss, perplexity, bits_per_byte, tokens, seq_len, stride });
+        self
+    }
+
+    pub fn commit(mut self, commit: Option<&str>) -> Self {
+        self.summary.commit = commit.map(str::to_owned);
         self
     }
 

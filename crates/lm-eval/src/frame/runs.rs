@@ -58,6 +58,7 @@ pub const RUN_COLUMNS: &[Column<RunRow>] = &[
     Column::text("run_id", "hash of config and data", |row| Some(row.run.run_id.clone())),
     Column::text("data_fingerprint", "hash of the data", |row| Some(row.run.data_fingerprint.clone())),
     Column::text("ffnlab", "version that trained it", |row| Some(row.run.ffnlab.clone())),
+    Column::text("commit", "commit that ffnlab was built from, where known", |row| row.run.commit.clone()),
     Column::text("host", "processor and system", |row| Some(row.run.host.clone())),
 ];
 

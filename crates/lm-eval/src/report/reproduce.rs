@@ -1,7 +1,9 @@
 //! How to get every number again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use lm_train::record::Summary;
 use serde::Serialize;
 
 use super::{Asked, Options};
@@ -14,8 +16,8 @@ pub struct Reproduce {
     pub commands: Vec<(String, String)>,
     /// A config with a grid that makes all runs, where they are one.
     pub sweep: Option<String>,
-    /// What a run directory does not record.
-    pub not_recorded: &'static str,
+    /// Why the commands may not give the same numbers.
+    pub caveats: Vec<String>,
 }
 
 impl Reproduce {
@@ -32,6 +34,9 @@ impl Reproduce {
         let published = if options.published { " --published" } else { "" };
         let mut commands = Vec::new();
         let mut add = |what: &str, command: String| commands.push((what.to_owned(), command));
+        if let Some(commit) = comparison.and_then(commit) {
+            add("the program", format!("git checkout {commit} && cargo build --release --workspace"));
+        }
         if asked.sweep.is_some() {
             add("all runs, from the config below", "ffnlab sweep sweep.toml --out NEW".to_owned());
         }
@@ -49,13 +54,38 @@ impl Reproduce {
             });
         }
         add("this report", format!("ffnlab report {dirs} -o report.html{baseline}{published}"));
-        Self {
-            commands,
-            sweep: asked.sweep.clone(),
-            not_recorded: "run directories record the version of ffnlab, the config, the data's fingerprint and the machine, \
-                           but not the commit ffnlab was built from",
-        }
+        Self { commands, sweep: asked.sweep.clone(), caveats: comparison.map_or_else(Vec::new, caveats) }
     }
+}
+
+/// The commit that all runs were made by, if it is one and known, and its sources were unchanged.
+fn commit(comparison: &Comparison) -> Option<&str> {
+    let mut runs = comparison.runs.iter().map(|run| &run.summary);
+    let first = runs.next()?;
+    let commit = first.commit.as_deref()?;
+    (!first.is_dirty() && runs.all(|run| run.commit.as_deref() == Some(commit))).then_some(commit)
+}
+
+fn caveats(comparison: &Comparison) -> Vec<String> {
+    let runs: Vec<&Summary> = comparison.runs.iter().map(|run| &run.summary).collect();
+    let count = runs.len();
+    let commits: BTreeSet<&str> = runs.iter().filter_map(|run| run.commit.as_deref()).collect();
+    let unknown = runs.iter().filter(|run| run.commit.is_none()).count();
+    let dirty = runs.iter().filter(|run| run.is_dirty()).count();
+    let mut caveats = Vec::new();
+    if unknown > 0 {
+        caveats.push(format!(
+            "{unknown} of {count} runs do not record the commit of ffnlab that made them: it was built outside of its \
+             repository, or before commits were recorded"
+        ));
+    }
+    if dirty > 0 {
+        caveats.push(format!("{dirty} of {count} runs were made from sources that differ from their commit"));
+    }
+    if commits.len() > 1 {
+        caveats.push(format!("the runs were made by {} different commits", commits.len()));
+    }
+    caveats
 }
 
 /// A word for a shell.
@@ -71,6 +101,30 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare;
+    use crate::compare::testing::{RunMaker, collection};
+
+    fn of(commits: [Option<&str>; 2]) -> (Option<String>, Vec<String>) {
+        let runs =
+            commits.into_iter().zip(0..).map(|(commit, seed)| RunMaker::new("relu", seed).commit(commit));
+        let collection = collection(runs);
+        let comparison = Comparison::new(&collection, &compare::Options::default()).unwrap();
+        (commit(&comparison).map(str::to_owned), caveats(&comparison))
+    }
+
+    #[test]
+    fn a_commit_is_named_where_it_stands_for_all_runs() {
+        assert_eq!(of([Some("abc"), Some("abc")]), (Some("abc".to_owned()), vec![]));
+        let (commit, caveats) = of([Some("abc"), Some("def")]);
+        assert_eq!((commit, caveats.len()), (None, 1));
+        assert!(caveats[0].contains("2 different commits"), "{caveats:?}");
+        let (commit, caveats) = of([None, Some("abc")]);
+        assert_eq!(commit, None);
+        assert!(caveats[0].starts_with("1 of 2 runs do not record"), "{caveats:?}");
+        let (commit, caveats) = of([Some("abc-dirty"), Some("abc-dirty")]);
+        assert_eq!(commit, None);
+        assert!(caveats[0].starts_with("2 of 2 runs were made from sources that differ"), "{caveats:?}");
+    }
 
     #[test]
     fn words_survive_a_shell() {

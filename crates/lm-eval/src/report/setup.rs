@@ -96,6 +96,7 @@ fn facts(comparison: &Comparison) -> Vec<(String, String)> {
         ("machine", all(&|run| Some(run.host.clone()))),
         ("threads per run", all(&|run| Some(run.threads.to_string()))),
         ("ffnlab", all(&|run| Some(run.ffnlab.clone()))),
+        ("commit", all(&|run| Some(run.commit.clone().unwrap_or_else(|| "not recorded".to_owned())))),
     ];
     facts
         .into_iter()

@@ -59,6 +59,10 @@ pub struct Summary {
     pub schema: u32,
     /// Version of ffnlab that wrote it.
     pub ffnlab: String,
+    /// Commit that ffnlab was built from, where known; `-dirty` behind it where its sources differed from that commit. Of
+    /// a run in several sittings it is the last one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// How the run ended.
     pub status: RunStatus,
     /// Hash of the resolved config and the data.
@@ -114,6 +118,13 @@ pub struct Summary {
     /// How the quantised operands fared, by kind; empty in f32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<HealthSummary>,
+}
+
+impl Summary {
+    /// Whether ffnlab's sources differed from the commit that is recorded.
+    pub fn is_dirty(&self) -> bool {
+        self.commit.as_ref().is_some_and(|commit| commit.ends_with("-dirty"))
+    }
 }
 
 /// What runs were computed in before there was a choice.
