@@ -127,16 +127,12 @@ impl ConfigSource {
         Ok(config)
     }
 
-    /// What the layers set, merged, without the grid and with absolute paths of data: the body of a file that means the
-    /// same in any folder.
-    ///
-    /// # Errors
-    /// As for [`ConfigSource::resolve`].
-    pub(super) fn merged_with_absolute_paths(&self) -> Result<Table, ConfigError> {
-        let resolved = self.resolve()?;
+    /// What the layers set, merged, without the grid and with the paths of data as in `resolved`, absolute: the body of a
+    /// file that means the same in any folder.
+    pub(super) fn merged_with_paths_of(&self, resolved: &RunConfig) -> Table {
         let mut merged = self.layers.merged();
         let list = |paths: &[String]| Value::Array(paths.iter().cloned().map(Value::String).collect());
-        let tokenizer = resolved.tokenizer.file.map(Value::String);
+        let tokenizer = resolved.tokenizer.file.clone().map(Value::String);
         for (key, paths) in [
             ("data.train", Some(list(&resolved.data.train))),
             ("data.valid", Some(list(&resolved.data.valid))),
@@ -146,7 +142,7 @@ impl ConfigSource {
                 *given = paths;
             }
         }
-        Ok(merged)
+        merged
     }
 
     /// The precision section alone, for use with another model than the config's own.

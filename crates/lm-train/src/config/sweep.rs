@@ -179,8 +179,13 @@ impl Sweep {
     /// # Errors
     /// A config that does not resolve.
     pub fn to_toml(&self, header: &str, keys: &[Override]) -> anyhow::Result<String> {
+        // The config below the grid need not resolve by itself: an axis may hold what it lacks.
+        let resolved = match self.cells()?.into_iter().next() {
+            Some(cell) => cell.config,
+            None => self.source.resolve()?,
+        };
         let mut text = comment(header);
-        text += &toml::to_string(&self.source.with(keys)?.merged_with_absolute_paths()?)?;
+        text += &toml::to_string(&self.source.with(keys)?.merged_with_paths_of(&resolved))?;
         text += "\n[sweep]\n";
         for (key, values) in &self.axes {
             let axis = Table::from_iter([(key.clone(), Value::Array(values.clone()))]);
@@ -324,6 +329,18 @@ set = { optim.lr = 5e-3 }
         let read = sweep(&text).unwrap();
         assert_eq!(rates(&read), rates(&grid.cells().unwrap()));
         assert!(read.iter().all(|cell| cell.config.optim.eps == 1e-6));
+    }
+
+    #[test]
+    fn a_grid_that_holds_what_its_config_lacks_survives_being_written() {
+        let text = "model.ffn.kind = \"ungated\"\n[sweep]\n\"model.ffn.activation\" = [\"elu\", \"selu\"]\n";
+        let cells = |text: &str| {
+            let source = ConfigSource::from_text("x.toml", text, &[]).unwrap();
+            assert!(source.resolve().is_err(), "an ungated block without an activation");
+            source.sweep().unwrap().unwrap()
+        };
+        let written = cells(text).to_toml("", &[]).unwrap();
+        assert_eq!(cells(&written).cells().unwrap().len(), 2);
     }
 
     #[test]
