@@ -114,6 +114,35 @@ fn a_claim_is_run_resumed_and_shares_its_runs() {
 }
 
 #[test]
+fn claims_about_the_inside_and_the_cost_of_blocks_end_with_a_verdict() {
+    let sandbox = Sandbox::new();
+    let run = |claim: &str| {
+        let run = ["claims", "run", claim, "--scale", "smoke", "--seeds", "2", "--json"];
+        verdict(&sandbox.json(&run)).clone()
+    };
+    let labels = |verdict: &Value| -> Vec<String> {
+        let comparisons = verdict["comparisons"].as_array().unwrap().iter();
+        comparisons.map(|comparison| comparison["label"].as_str().unwrap().to_owned()).collect()
+    };
+    let slopes = run("active-ratio-with-data");
+    assert_eq!(labels(&slopes), ["relu below 0", "swish above 0"]);
+    let dead = run("dead-units-and-warm-up");
+    assert_eq!(labels(&dead), ["warm_up below 0.05", "no_warm_up - warm_up"]);
+    let cost = run("hardswish-cost");
+    assert_eq!(labels(&cost), ["hardswish / relu6", "silu / hardswish", "hardswish - swish"]);
+    for found in [&slopes, &dead, &cost] {
+        assert_eq!(found["decision"], "not_reached", "so few steps are too few: {found}");
+        assert_eq!((&found["registration"], &found["setting"]["runs"]), (&"before".into(), &4.into()));
+        assert!(found["comparisons"][0]["difference"].is_number(), "{found}");
+    }
+    assert!(cost["comparisons"][0]["interval"]["low"].as_f64() > Some(0.0), "{cost}");
+    contains(&sandbox.ok(&["claims", "list"]), &["to be timed", "`ffnlab claims verdict 26`", "not reached"]);
+    let again = sandbox.run(&["claims", "verdict", "26"]);
+    contains(&text(&again.stderr), &["claim 26 times activation functions: leave the machine idle"]);
+    contains(&text(&again.stdout), &["Time per element, forward and backward", "rounds", "want it idle"]);
+}
+
+#[test]
 fn a_sweep_decides_a_claim_by_what_its_configs_say() {
     let sandbox = Sandbox::new();
     let grid = "[sweep]\n\"model.ffn.preset\" = [\"relu_squared\", \"swiglu\", \"relu\"]\nseed = [0, 1, 2]\n";

@@ -46,6 +46,8 @@ fn the_json_has_the_promised_shape_and_agrees_with_eval() {
         [
             "layer",
             "tokens",
+            "units",
+            "dead_units",
             "zero_share",
             "eps",
             "small_share",
@@ -132,9 +134,9 @@ fn a_relu_starts_half_saturated_and_other_text_is_read() {
 
 #[test]
 fn a_run_with_probes_takes_the_same_steps() {
-    let probed = ["train.probe_every=6"];
+    let probed = ["train.probe_every=6", "train.sparsity_every=8"];
     let fp8 = ["precision.preset=fp8_delayed", "model.d_model=32"];
-    let fp8_probed = [fp8[0], fp8[1], probed[0]];
+    let fp8_probed = [fp8[0], fp8[1], probed[0], probed[1]];
     let sandbox = trained(&[("plain", &[]), ("probed", &probed), ("fp8", &fp8), ("fp8_probed", &fp8_probed)]);
     for (plain, probed, width) in [("plain", "probed", 16), ("fp8", "fp8_probed", 32)] {
         assert_eq!(sandbox.losses(plain), sandbox.losses(probed));
@@ -144,11 +146,23 @@ fn a_run_with_probes_takes_the_same_steps() {
         assert_eq!(steps, [6, 12, 18, 24], "one layer, d_model {width}");
         let last = &lines[3]["ffn"];
         assert_eq!(last["layer"], "model.layers.0.mlp");
+        assert!(last["units"].as_u64() > Some(width), "{last}");
         // The validation text of TINY is longer than what is looked at in training.
         let found = sandbox.json(&["probe", probed, "--tokens", &last["tokens"].to_string(), "--json"]);
         assert_eq!(&found["layers"][0]["hidden"], last, "the last line is what the probe of the run says");
+        let lines = sandbox.metrics(probed, "sparsity");
+        let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().expect("a step")).collect();
+        assert_eq!(steps, [8, 16, 24]);
+        let (whole, line) = (&found["ppl_sparsity"], &lines[2]["found"]);
+        assert_eq!((&line["tokens"], &line["level"]), (&last["tokens"], &whole["level"]));
+        assert_eq!(
+            (&line["dropped"], &line["perplexity_ratio"]),
+            (&whole["layers"], &whole["perplexity_ratio"])
+        );
+        assert_eq!(number(line, "/active_ratio"), 1.0 - number(whole, "/sparsity"));
+        assert!(number(&lines[2], "/tokens") > number(&lines[1], "/tokens"));
     }
-    assert!(sandbox.metrics("plain", "probe").is_empty());
+    assert!(sandbox.metrics("plain", "probe").is_empty() && sandbox.metrics("plain", "sparsity").is_empty());
 }
 
 #[test]

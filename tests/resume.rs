@@ -23,6 +23,9 @@ fn interrupt(mut command: Command, metrics: &std::path::Path, after: usize, sign
 fn same_run(sandbox: &Sandbox, a: &str, b: &str, step: u64) {
     assert_eq!(sandbox.losses(a), sandbox.losses(b));
     assert_eq!(sandbox.weights(a, step), sandbox.weights(b, step));
+    for kind in ["probe", "sparsity"] {
+        assert_eq!(sandbox.metrics(a, kind), sandbox.metrics(b, kind));
+    }
     assert_eq!(sandbox.summary(a)["validation"], sandbox.summary(b)["validation"]);
 }
 
@@ -48,7 +51,8 @@ fn signals_write_a_checkpoint_and_the_resumed_run_is_the_same() {
 #[test]
 fn kill_minus_nine_at_any_moment_loses_nothing() {
     let sandbox = Sandbox::new();
-    sandbox.write("tiny.toml", TINY.replace("steps = 24", "steps = 90"));
+    sandbox
+        .write("tiny.toml", TINY.replace("steps = 24", "steps = 90\nprobe_every = 9\nsparsity_every = 15"));
     sandbox.ok(&["train", "tiny.toml", "--out", "whole"]);
     let part = ["train", "tiny.toml", "--out", "part", "--resume"];
     let metrics = sandbox.path("part/metrics.jsonl");
@@ -61,12 +65,13 @@ fn kill_minus_nine_at_any_moment_loses_nothing() {
     assert!(kills >= 5, "only {kills} of the kills met a running process");
     sandbox.ok(&part);
     same_run(&sandbox, "whole", "part", 90);
+    assert_eq!(sandbox.metrics("part", "sparsity").len(), 6);
 }
 
 #[test]
 fn one_and_two_threads_give_the_same_bits() {
     let sandbox = Sandbox::new();
-    sandbox.write("tiny.toml", TINY);
+    sandbox.write("tiny.toml", TINY.replace("steps = 24", "steps = 24\nsparsity_every = 12"));
     for kernels in ["reference", "portable"] {
         for threads in ["1", "2"] {
             let out = format!("{kernels}-{threads}");

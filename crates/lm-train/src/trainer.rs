@@ -274,8 +274,7 @@ impl<'a> Run<'a> {
         for seen in self.session.take_health() {
             self.metrics.append(&Metric::Health { step: self.step, tensor: HealthRow::new(&seen) })?;
         }
-        for line in probe::sampled(self.step, &self.request.config.train, &self.session, &self.corpus.valid)?
-        {
+        for line in probe::sampled(self.step, &self.request.config, &self.session, &self.corpus.valid)? {
             self.metrics.append(&line)?;
         }
         Ok(stats)

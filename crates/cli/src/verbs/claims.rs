@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use lm_eval::claims::{self, Assessment, Claim, Ledger, Scale, State};
+use lm_eval::claims::{self, Assessment, Claim, DecidedBy, Ledger, Scale, State};
 use lm_eval::compare::{Collection, ProblemKind, find};
 use lm_train::config::{ConfigError, Override};
 use serde::Serialize;
@@ -182,7 +182,7 @@ impl Run {
         let claim = claim(&self.claim)?;
         let mut ended = ExitCode::SUCCESS;
         let mut found = Collection::default();
-        if claim.rule.needs_runs() {
+        if claim.rule.decided_by_runs() {
             let seeds = self.seeds.unwrap_or(claim.seeds);
             let planned = claim.plan(self.scale.scale(), seeds, &self.all_overrides()?)?;
             let mut folder = Folder::new(&self.out);
@@ -197,6 +197,7 @@ impl Run {
             let dirs: Vec<PathBuf> = runs.into_iter().map(|run| run.out).filter(|dir| dir.exists()).collect();
             found = usable(&dirs)?;
         }
+        say_timing(&claim);
         show(&claims::assess(&claim, &found, None)?, self.json)?;
         Ok(ended)
     }
@@ -263,12 +264,13 @@ impl VerdictArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let claim = claim(&self.claim)?;
-        let found = if claim.rule.needs_runs() { usable(&self.runs)? } else { Collection::default() };
+        let found = if claim.rule.decided_by_runs() { usable(&self.runs)? } else { Collection::default() };
+        say_timing(&claim);
         let assessment = claims::assess(&claim, &found, seeds.as_ref())?;
         let dirs: Vec<String> = self.runs.iter().map(|dir| dir.display().to_string()).collect();
         let what = format!("claim {} ({})", claim.number, claim.name);
         match &assessment.state {
-            State::Judged(_) | State::NotYetTestable { .. } => {}
+            State::Judged(_) | State::Untimed { .. } | State::NotYetTestable { .. } => {}
             State::NoRuns => {
                 let arms: Vec<&str> = claim.arms.iter().map(|arm| arm.name.as_str()).collect();
                 bail!(
@@ -297,8 +299,15 @@ fn claim(wanted: &str) -> Result<Claim, ConfigError> {
     }
 }
 
+/// Says what a verdict by times wants, before they are taken.
+fn say_timing(claim: &Claim) {
+    if claim.rule.decided_by().contains(&DecidedBy::Timing) {
+        note(&format!("claim {} times activation functions: leave the machine idle", claim.number));
+    }
+}
+
 fn assess_all(found: &Collection, seeds: Option<&BTreeSet<u64>>) -> Result<Vec<Assessment>> {
-    claims::shipped()?.iter().map(|claim| claims::assess(claim, found, seeds)).collect()
+    claims::shipped()?.iter().map(|claim| claims::assess_untimed(claim, found, seeds)).collect()
 }
 
 fn show(assessment: &Assessment, json: bool) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::output::{note, print, print_json};
 ///
 /// Sparsity, dead units, vanished derivatives, outliers, effective rank, and gradient norms, layer by layer, on
 /// held-out text. The model is computed in the precision it was trained in. To log the cheap ones of these figures
-/// during training, set train.probe_every.
+/// during training, set train.probe_every; for what can be dropped at +1% perplexity, train.sparsity_every.
 #[derive(Debug, Args)]
 #[command(after_long_help = FIGURES)]
 pub struct Probe {

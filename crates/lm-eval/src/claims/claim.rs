@@ -178,7 +178,7 @@ impl Claim {
                 "the rule does not use this arm; remove it".to_owned(),
             );
         }
-        if self.rule.needs_runs() && self.seeds < 2 {
+        if self.rule.decided_by_runs() && self.seeds < 2 {
             return invalid("seeds", format!("{} have no spread; ask for two or more", self.seeds));
         }
         Ok(())

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::comparison::{Contrast, Quantity};
 use super::evidence::Values;
-use super::judge::{Claimed, Contrast};
+use super::judge::Claimed;
+use super::metric::Metric;
 use super::rule::{Direction, Over, Rule, Shares, Sides};
 use crate::stats::{Factor, PairedDifference, Refusal, Term, decompose, mean, paired_differences};
 
@@ -15,7 +17,16 @@ struct Sum {
     weights: Vec<(String, f64)>,
 }
 
-/// The comparisons of `rule` in `values`; `diverged` names arms with runs that did. Empty for rules that no runs decide.
+/// What a rule measures, of which arms.
+struct Measured<'a> {
+    metric: Metric,
+    unit: String,
+    values: &'a Values,
+    diverged: &'a BTreeSet<&'a str>,
+}
+
+/// The comparisons of one rule in `values` of its metric; `diverged` names arms with runs that did. Empty for rules that no
+/// runs decide, and for several rules: ask for those of each part.
 ///
 /// # Errors
 /// A comparison whose arms have no seed in common: its label.
@@ -24,6 +35,8 @@ pub(super) fn contrasts(
     values: &Values,
     diverged: &BTreeSet<&str>,
 ) -> Result<Vec<Contrast>, String> {
+    let Some(metric) = rule.metric() else { return Ok(Vec::new()) };
+    let measured = Measured { metric, unit: rule.unit(), values, diverged };
     let sums = match rule {
         Rule::Less(sides) => of_sides(sides, Direction::Falls),
         Rule::Greater(sides) => of_sides(sides, Direction::Rises),
@@ -62,10 +75,17 @@ pub(super) fn contrasts(
                 weights: weights.collect(),
             }]
         }
-        Rule::Decomposition(rule) => return Ok(vec![of_shares(rule, values, diverged)?]),
-        Rule::Exact(_) | Rule::Probe(_) | Rule::NotYetTestable(_) => Vec::new(),
+        Rule::Value(rule) => {
+            let side = if rule.below.is_some() { "below" } else { "above" };
+            let bound = rule.below.or(rule.above).unwrap_or_default();
+            let label = format!("{} {side} {bound}", rule.arm);
+            let weights = vec![(rule.arm.clone(), 1.0)];
+            rule.claimed().map(|claimed| Sum { label, claimed, weights }).into_iter().collect()
+        }
+        Rule::Decomposition(rule) => return Ok(vec![of_shares(rule, &measured)?]),
+        Rule::Exact(_) | Rule::ActivationCost(_) | Rule::All(_) | Rule::NotYetTestable(_) => Vec::new(),
     };
-    sums.into_iter().map(|sum| sum.take(values, diverged)).collect()
+    sums.into_iter().map(|sum| sum.take(&measured)).collect()
 }
 
 fn of_sides(sides: &Sides, direction: Direction) -> Vec<Sum> {
@@ -96,14 +116,14 @@ fn difference(arm: &str, other: &str, claimed: Claimed) -> Sum {
 }
 
 impl Sum {
-    fn take(self, values: &Values, diverged: &BTreeSet<&str>) -> Result<Contrast, String> {
+    fn take(self, measured: &Measured<'_>) -> Result<Contrast, String> {
         let side = |sign: f64| {
             let arms = self.weights.iter().filter(|(_, weight)| weight * sign > 0.0);
             let mut sums: BTreeMap<u64, (f64, usize)> = BTreeMap::new();
             let mut count = 0;
             for (arm, weight) in arms {
                 count += 1;
-                for (seed, value) in values.get(arm).into_iter().flatten() {
+                for (seed, value) in measured.values.get(arm).into_iter().flatten() {
                     let (sum, seen) = sums.entry(*seed).or_default();
                     *sum += weight.abs() * value;
                     *seen += 1;
@@ -112,11 +132,33 @@ impl Sum {
             let whole = sums.iter().filter(|(_, (_, seen))| *seen == count);
             whole.map(|(seed, (sum, _))| (*seed, *sum)).collect::<Vec<_>>()
         };
-        let (minus, plus) = (side(-1.0), side(1.0));
-        let paired = paired_differences(&minus, &plus).ok_or_else(|| no_common_seed(&self.label))?;
+        let (mut minus, plus) = (side(-1.0), side(1.0));
+        let difference = self.weights.iter().any(|(_, weight)| *weight < 0.0);
+        if !difference {
+            minus = plus.iter().map(|(seed, _)| (*seed, 0.0)).collect();
+        }
+        let paired = paired_differences(&minus, &plus).ok_or_else(|| {
+            if difference { no_common_seed(&self.label) } else { format!("{}: no run has it", self.label) }
+        })?;
         let names = self.weights.iter().filter(|(_, weight)| *weight != 0.0).map(|(arm, _)| arm.as_str());
-        let diverged = names.filter(|arm| diverged.contains(arm)).map(str::to_owned).collect();
-        Ok(Contrast { label: self.label, claimed: self.claimed, paired, diverged })
+        let diverged = names.filter(|arm| measured.diverged.contains(arm)).map(str::to_owned).collect();
+        let quantity = if difference { Quantity::Difference } else { Quantity::Value };
+        Ok(measured.contrast(self.label, quantity, self.claimed, paired, diverged))
+    }
+}
+
+impl Measured<'_> {
+    fn contrast(
+        &self,
+        label: String,
+        quantity: Quantity,
+        claimed: Claimed,
+        paired: PairedDifference,
+        diverged: Vec<String>,
+    ) -> Contrast {
+        let (measured, unit) = (self.metric.name().to_owned(), self.unit.clone());
+        let counted = self.metric.is_counted();
+        Contrast { label, measured, quantity, unit, counted, claimed, paired, diverged }
     }
 }
 
@@ -125,7 +167,8 @@ fn no_common_seed(label: &str) -> String {
 }
 
 /// Share of the variance of one factor minus that of the other, within each seed's grid.
-fn of_shares(rule: &Shares, values: &Values, diverged: &BTreeSet<&str>) -> Result<Contrast, String> {
+fn of_shares(rule: &Shares, measured: &Measured<'_>) -> Result<Contrast, String> {
+    let values = measured.values;
     let label = format!("share of {} - share of {}", rule.larger, rule.smaller);
     let seeds: BTreeSet<u64> =
         rule.levels.keys().filter_map(|arm| values.get(arm)).flatten().map(|(seed, _)| *seed).collect();
@@ -149,12 +192,10 @@ fn of_shares(rule: &Shares, values: &Values, diverged: &BTreeSet<&str>) -> Resul
         shares.iter().map(|row| (row.0, of(row))).collect()
     };
     let paired: Option<PairedDifference> = paired_differences(&column(|row| row.2), &column(|row| row.1));
-    Ok(Contrast {
-        claimed: Claimed::beyond(Direction::Rises, 0.0, rule.smallest_effect),
-        paired: paired.ok_or_else(|| no_common_seed(&label))?,
-        diverged: rule.levels.keys().filter(|arm| diverged.contains(arm.as_str())).cloned().collect(),
-        label,
-    })
+    let paired = paired.ok_or_else(|| no_common_seed(&label))?;
+    let claimed = Claimed::beyond(Direction::Rises, 0.0, rule.smallest_effect);
+    let diverged = rule.levels.keys().filter(|arm| measured.diverged.contains(arm.as_str())).cloned();
+    Ok(measured.contrast(label, Quantity::Difference, claimed, paired, diverged.collect()))
 }
 
 /// Shares of both factors in one grid.

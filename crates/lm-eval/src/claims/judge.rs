@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
+use super::comparison::{Comparison, Contrast, Outcome, Quantity};
 use super::rule::Direction;
 use crate::stats::power::USUAL_POWER;
-use crate::stats::{
-    Design, Effect, Interval, PairedDifference, Refusal, SeedsNeeded, holm, two_one_sided_tests,
-};
+use crate::stats::{Design, Effect, Refusal, SeedsNeeded, holm, two_one_sided_tests};
 
 /// Where a claim says that a true difference lies. `confirm` and `refute` are differences; between them nothing is said.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -60,6 +59,18 @@ impl Claimed {
         }
     }
 
+    /// p-values for and against the claim by the sign test (Dixon & Mood 1946), of `n` values that are all `value`: were
+    /// both sides of a bound as likely, all would lie on one of them with a probability of 2 / 2^n.
+    fn p_of_constant(&self, value: f64, n: usize) -> (f64, f64) {
+        let all_on_one_side = 2.0 * 0.5_f64.powi(i32::try_from(n).unwrap_or(i32::MAX));
+        let p = |shown: bool| if shown { all_on_one_side.min(1.0) } else { 1.0 };
+        match *self {
+            Self::Below { confirm, refute } => (p(value < confirm), p(value > refute)),
+            Self::Above { confirm, refute } => (p(value > confirm), p(value < refute)),
+            Self::Within { margin } => (p(value.abs() < margin), p(value.abs() > margin)),
+        }
+    }
+
     /// Seeds that decide it with the usual power: where the smallest effect of interest is the true one, or, for an
     /// equivalence or a bound, where there is no difference.
     fn seeds(&self, sd: f64, alpha: f64) -> Result<SeedsNeeded, Refusal> {
@@ -89,75 +100,24 @@ fn p_above(effect: &Effect, bound: f64) -> f64 {
     p_below(&Effect { estimate: -effect.estimate, ..*effect }, -bound)
 }
 
-/// What a comparison, or all of a claim's, came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The difference lies where the claim says.
-    Confirmed,
-    /// It does not.
-    Refuted,
-    /// The interval holds both.
-    Undecided,
-}
-
-/// One comparison of a claim, judged.
-#[derive(Clone, Debug, Serialize)]
-pub struct Comparison {
-    /// What is compared, such as `geglu - relu`.
-    pub label: String,
-    /// Mean, spread and number of the differences within a seed.
-    pub n: usize,
-    /// The mean difference.
-    pub difference: f64,
-    /// Standard deviation of the differences; `None` for one seed.
-    pub sd: Option<f64>,
-    /// Student's interval of the difference at level 1 - alpha; `None` without spread.
-    pub interval: Option<Interval>,
-    /// p-value for the claim, adjusted by Holm over the claim's comparisons.
-    pub p_claim: f64,
-    /// p-value against it, adjusted in the same way.
-    pub p_against: f64,
-    /// What it came to.
-    pub outcome: Outcome,
-    /// Seeds in which the difference is below zero.
-    pub below_zero: usize,
-    /// Seeds that were compared.
-    pub seeds: Vec<u64>,
-    /// Seeds that some of its arms lack.
-    pub seeds_missing: Vec<u64>,
-    /// Why there is no interval.
-    pub refusal: Option<Refusal>,
-    /// Seeds that would decide it, where it is undecided and the spread is known.
-    pub seeds_needed: Option<SeedsNeeded>,
-}
-
-/// A comparison before it is judged.
-#[derive(Clone, Debug)]
-pub(super) struct Contrast {
-    /// What is compared.
-    pub label: String,
-    /// Where the claim says the difference lies.
-    pub claimed: Claimed,
-    /// The differences.
-    pub paired: PairedDifference,
-    /// Arms of it in which runs diverged, whose differences are those of the runs that did not.
-    pub diverged: Vec<String>,
-}
-
 /// Judges the comparisons of one claim together.
 ///
 /// # Errors
 /// An alpha out of range.
 pub(super) fn judge(contrasts: &[Contrast], alpha: f64) -> Result<Vec<Comparison>, Refusal> {
-    let effects: Vec<Option<Effect>> =
-        contrasts.iter().map(|contrast| contrast.paired.estimate.effect()).collect();
-    // A comparison without spread still belongs to the family.
+    let effects: Vec<Option<Effect>> = contrasts.iter().map(Contrast::effect).collect();
     let mut p_claim = Vec::new();
     let mut p_against = Vec::new();
     for (contrast, effect) in contrasts.iter().zip(&effects) {
-        p_claim.push(effect.as_ref().map_or(Ok(1.0), |effect| contrast.claimed.p_for(effect, alpha))?);
-        p_against.push(effect.as_ref().map_or(1.0, |effect| contrast.claimed.p_against(effect)));
+        let Contrast { claimed, paired, .. } = contrast;
+        let (p_for, against) = match effect {
+            Some(effect) => (claimed.p_for(effect, alpha)?, claimed.p_against(effect)),
+            None if contrast.is_constant() => claimed.p_of_constant(paired.estimate.mean, paired.estimate.n),
+            // A comparison without spread still belongs to the family.
+            None => (1.0, 1.0),
+        };
+        p_claim.push(p_for);
+        p_against.push(against);
     }
     let (p_claim, p_against) = (holm(&p_claim)?.adjusted, holm(&p_against)?.adjusted);
     let family_alpha = alpha / contrasts.len().max(1) as f64;
@@ -177,10 +137,13 @@ pub(super) fn judge(contrasts: &[Contrast], alpha: f64) -> Result<Vec<Comparison
                 Outcome::Undecided
             };
             let estimate = &contrast.paired.estimate;
-            let sd = estimate.sd.filter(|sd| *sd > 0.0);
+            let sd = estimate.sd.filter(|_| effect.is_some());
             let needed = sd.filter(|_| outcome == Outcome::Undecided);
             Ok(Comparison {
                 label: contrast.label.clone(),
+                measured: contrast.measured.clone(),
+                quantity: contrast.quantity,
+                unit: contrast.unit.clone(),
                 n: estimate.n,
                 difference: estimate.mean,
                 sd: estimate.sd,
@@ -189,13 +152,17 @@ pub(super) fn judge(contrasts: &[Contrast], alpha: f64) -> Result<Vec<Comparison
                 p_against,
                 outcome,
                 below_zero: contrast.paired.wins,
-                seeds: contrast.paired.seeds_used.clone(),
+                seeds: match contrast.quantity {
+                    Quantity::Difference | Quantity::Value => contrast.paired.seeds_used.clone(),
+                    Quantity::Ratio => Vec::new(),
+                },
                 seeds_missing: contrast.paired.seeds_missing.clone(),
                 refusal: match (estimate.sd, sd) {
                     (None, _) => Some(Refusal::OneValue),
                     (Some(_), None) => Some(Refusal::NoSpread),
                     (Some(_), Some(_)) => None,
                 },
+                by_sign_test: contrast.is_constant(),
                 seeds_needed: needed.map(|sd| contrast.claimed.seeds(sd, family_alpha)).transpose()?,
             })
         })
@@ -219,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::stats::paired_differences;
+    use crate::stats::{Interval, paired_differences};
 
     /// A contrast whose differences have exactly this mean and this standard deviation, from `n` seeds.
     fn contrast(claimed: Claimed, mean: f64, sd: f64, n: u64) -> Contrast {
@@ -230,7 +197,16 @@ mod tests {
             (0..n).zip(&raw).map(|(seed, x)| (seed, mean + sd * (x - centre) / spread)).collect();
         let baseline: Vec<(u64, f64)> = (0..n).map(|seed| (seed, 0.0)).collect();
         let paired = paired_differences(&baseline, &arm).unwrap();
-        Contrast { label: "a - b".to_owned(), claimed, paired, diverged: Vec::new() }
+        Contrast {
+            label: "a - b".to_owned(),
+            measured: "held-out loss".to_owned(),
+            quantity: Quantity::Difference,
+            unit: "nats".to_owned(),
+            counted: false,
+            claimed,
+            paired,
+            diverged: Vec::new(),
+        }
     }
 
     fn outcome(claimed: Claimed, mean: f64, sd: f64, n: u64) -> Outcome {
@@ -301,6 +277,27 @@ mod tests {
         let refusals: Vec<_> = judged.iter().map(|comparison| comparison.refusal).collect();
         assert_eq!(refusals, [Some(Refusal::OneValue), Some(Refusal::NoSpread), None]);
         assert_eq!((judged[0].interval, judged[1].seeds_needed), (None, None));
+    }
+
+    #[test]
+    fn equal_counts_are_judged_by_their_number() {
+        let constant = |claimed, value: f64, n: u64| {
+            let (zeros, values) =
+                (0..n).map(|seed| ((seed, 0.0), (seed, value))).unzip::<_, _, Vec<_>, Vec<_>>();
+            let paired = paired_differences(&zeros, &values).unwrap();
+            let contrast = Contrast { counted: true, paired, ..contrast(claimed, 0.0, 0.1, 2) };
+            judge(&[contrast], 0.05).unwrap().remove(0)
+        };
+        let rare = Claimed::Below { confirm: 0.05, refute: 0.05 };
+        let found = constant(rare, 0.0, 8);
+        assert_eq!((found.outcome, found.p_claim, found.interval), (Outcome::Confirmed, 2.0 / 256.0, None));
+        assert_eq!(found.refusal, Some(Refusal::NoSpread));
+        assert_eq!(constant(rare, 0.1, 8).outcome, Outcome::Refuted, "rounding of a mean is no spread");
+        assert_eq!(constant(rare, 0.0, 5).outcome, Outcome::Undecided, "2 / 2^5 is too much");
+        assert_eq!(constant(rare, 0.0, 1).refusal, Some(Refusal::OneValue));
+        let more = Claimed::Above { confirm: 0.0, refute: 0.01 };
+        assert_eq!(constant(more, 0.02, 8).outcome, Outcome::Confirmed);
+        assert_eq!(constant(more, 0.005, 8).outcome, Outcome::Refuted, "real, but too small");
     }
 
     #[test]

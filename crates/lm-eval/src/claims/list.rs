@@ -5,7 +5,7 @@ use comfy_table::ContentArrangement;
 use super::claim::Claim;
 use super::plan::Scale;
 use super::report::{aligned, difference_in_words, value};
-use super::rule::Rule;
+use super::rule::DecidedBy;
 use super::verdict::{Assessment, State, Verdict};
 use crate::plain::table;
 
@@ -18,7 +18,7 @@ pub fn list(assessments: &[Assessment], scale: Scale, width: Option<usize>) -> S
     for assessment in assessments {
         let claim = &assessment.claim;
         let (state, effect) = state(assessment);
-        let (number, kind) = (claim.number.to_string(), claim.rule.kind().replace('_', " "));
+        let (number, kind) = (claim.number.to_string(), claim.rule.kinds());
         let row = [number, claim.title.clone(), kind, cost_of(claim, scale), state, effect];
         shown.add_row(aligned(row, &[0, 3]));
     }
@@ -27,20 +27,15 @@ pub fn list(assessments: &[Assessment], scale: Scale, width: Option<usize>) -> S
 
 /// `35 x 800`, or why there is none.
 fn cost_of(claim: &Claim, scale: Scale) -> String {
-    match &claim.rule {
-        Rule::Exact(_) => "seconds".to_owned(),
-        Rule::Probe(_) | Rule::NotYetTestable(_) => "-".to_owned(),
-        Rule::Less(_)
-        | Rule::Greater(_)
-        | Rule::AtMost(_)
-        | Rule::Equivalent(_)
-        | Rule::Monotone(_)
-        | Rule::Interaction(_)
-        | Rule::Decomposition(_)
-        | Rule::Trend(_) => {
-            let steps = claim.steps(scale).map_or_else(|_| "?".to_owned(), |steps| steps.to_string());
-            format!("{} x {steps}", claim.arms.len() as u64 * claim.seeds)
-        }
+    let by = claim.rule.decided_by();
+    if claim.rule.missing().is_some() {
+        "-".to_owned()
+    } else if by.contains(&DecidedBy::Runs) {
+        let steps = claim.steps(scale).map_or_else(|_| "?".to_owned(), |steps| steps.to_string());
+        let also = if by.contains(&DecidedBy::Timing) { ", timing" } else { "" };
+        format!("{} x {steps}{also}", claim.arms.len() as u64 * claim.seeds)
+    } else {
+        "seconds".to_owned()
     }
 }
 
@@ -55,6 +50,10 @@ fn state(assessment: &Assessment) -> (String, String) {
         }
         State::Incomplete { runs, reasons } => (format!("incomplete, {runs} runs"), reasons.join("; ")),
         State::NoRuns => ("no runs".to_owned(), String::new()),
+        State::Untimed { .. } => {
+            let verdict = format!("`ffnlab claims verdict {}` times it", assessment.claim.number);
+            ("to be timed".to_owned(), verdict)
+        }
         State::NotYetTestable { .. } => ("not yet testable".to_owned(), String::new()),
     }
 }
@@ -62,12 +61,10 @@ fn state(assessment: &Assessment) -> (String, String) {
 /// The first comparison or check that decides, with its interval; and how many more there are.
 fn effect(verdict: &Verdict) -> String {
     let deciding: Vec<_> = verdict.checks.iter().filter(|check| !check.asked.is_empty()).collect();
-    let (first, all) = match (verdict.comparisons.first(), deciding.first()) {
-        (Some(first), _) => (difference_in_words(first, ""), verdict.comparisons.len()),
-        (None, Some(first)) => {
-            let worst = deciding.iter().find(|check| !check.holds).unwrap_or(first);
-            (value(worst), deciding.len())
-        }
+    let all = verdict.comparisons.len() + deciding.len();
+    let first = match (verdict.comparisons.first(), deciding.first()) {
+        (Some(first), _) => difference_in_words(first, ""),
+        (None, Some(first)) => value(deciding.iter().find(|check| !check.holds).unwrap_or(first)),
         (None, None) => return String::new(),
     };
     if all > 1 { format!("{first} (1 of {all})") } else { first }

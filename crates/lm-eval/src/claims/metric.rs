@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use lm_train::probe::FfnFigures;
 use lm_train::record::{HealthRow, Metric as Line, read_metrics};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Run;
+use crate::stats::mean;
 
 /// A number of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,17 +26,23 @@ pub enum Metric {
     AlignmentMean,
     /// Largest |cos(w_gate, w_up)| of a channel, at the end.
     AlignmentMax,
+    /// Share of hidden units, over all layers, that are zero on all tokens of the last probe (`train.probe_every`).
+    DeadShare,
+    /// Slope of the active ratio (`train.sparsity_every`) over log2 of the training tokens, within a run.
+    ActiveRatioSlope,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Loss,
         Self::TokensPerParameter,
         Self::DownInputSqnrMin,
         Self::DownInputSaturated,
         Self::AlignmentMean,
         Self::AlignmentMax,
+        Self::DeadShare,
+        Self::ActiveRatioSlope,
     ];
 
     /// In words.
@@ -46,6 +54,8 @@ impl Metric {
             Self::DownInputSaturated => "largest share of the input of a down projection that saturated",
             Self::AlignmentMean => "mean |cos(w_gate, w_up)| at the end",
             Self::AlignmentMax => "largest |cos(w_gate, w_up)| at the end",
+            Self::DeadShare => "share of dead units, zero on all tokens of the last probe",
+            Self::ActiveRatioSlope => "slope of the active ratio over log2 of training tokens",
         }
     }
 
@@ -54,10 +64,37 @@ impl Metric {
         match self {
             Self::Loss => "nats",
             Self::DownInputSqnrMin => "dB",
+            Self::ActiveRatioSlope => "per doubling",
             Self::TokensPerParameter
             | Self::DownInputSaturated
             | Self::AlignmentMean
-            | Self::AlignmentMax => "",
+            | Self::AlignmentMax
+            | Self::DeadShare => "",
+        }
+    }
+
+    /// Whether it is a count of few things, which may well be the same in runs that have nothing else in common.
+    pub const fn is_counted(self) -> bool {
+        match self {
+            Self::DeadShare => true,
+            Self::Loss
+            | Self::TokensPerParameter
+            | Self::DownInputSqnrMin
+            | Self::DownInputSaturated
+            | Self::AlignmentMean
+            | Self::AlignmentMax
+            | Self::ActiveRatioSlope => false,
+        }
+    }
+
+    /// The config key with which runs log it; `None` where they always do.
+    pub const fn logged_by(self) -> Option<&'static str> {
+        match self {
+            Self::Loss | Self::TokensPerParameter => None,
+            Self::DownInputSqnrMin | Self::DownInputSaturated => Some("precision.health_every"),
+            Self::AlignmentMean | Self::AlignmentMax => Some("train.alignment_every"),
+            Self::DeadShare => Some("train.probe_every"),
+            Self::ActiveRatioSlope => Some("train.sparsity_every"),
         }
     }
 
@@ -81,6 +118,8 @@ impl Metric {
                 (!cosines.is_empty()).then(|| cosines.iter().sum::<f64>() / cosines.len() as f64)
             }
             Self::AlignmentMax => alignment(run)?.into_iter().reduce(f64::max),
+            Self::DeadShare => dead_share(&last_probe(run)?),
+            Self::ActiveRatioSlope => active_ratio_slope(run)?,
         })
     }
 }
@@ -96,7 +135,11 @@ fn down_inputs(run: &Run) -> anyhow::Result<Vec<HealthRow>> {
         Line::Health { tensor, .. } => {
             (tensor.operand == "input" && tensor.layer.ends_with("down_proj")).then_some(tensor)
         }
-        Line::Step { .. } | Line::Eval { .. } | Line::Alignment { .. } | Line::Probe { .. } => None,
+        Line::Step { .. }
+        | Line::Eval { .. }
+        | Line::Alignment { .. }
+        | Line::Probe { .. }
+        | Line::Sparsity { .. } => None,
     };
     Ok(lines(run)?.into_iter().filter_map(of_down).collect())
 }
@@ -110,6 +153,47 @@ fn alignment(run: &Run) -> anyhow::Result<Vec<f64>> {
         }
     }
     Ok(by_step.pop_last().map(|(_, cosines)| cosines).unwrap_or_default())
+}
+
+/// The blocks as they were last looked at.
+fn last_probe(run: &Run) -> anyhow::Result<Vec<FfnFigures>> {
+    let mut by_step: BTreeMap<u64, Vec<FfnFigures>> = BTreeMap::new();
+    for line in lines(run)? {
+        if let Line::Probe { step, ffn } = line {
+            by_step.entry(step).or_default().push(ffn);
+        }
+    }
+    Ok(by_step.pop_last().map(|(_, blocks)| blocks).unwrap_or_default())
+}
+
+/// Dead units over units; `None` where units cannot be dead or were not counted.
+fn dead_share(blocks: &[FfnFigures]) -> Option<f64> {
+    let dead = blocks.iter().map(|block| block.dead_units).sum::<Option<u64>>()?;
+    let units: u64 = blocks.iter().map(|block| block.units).sum();
+    (units > 0).then(|| dead as f64 / units as f64)
+}
+
+/// Least-squares slope of the active ratio over log2 of the training tokens; `None` with fewer than three looks.
+fn active_ratio_slope(run: &Run) -> anyhow::Result<Option<f64>> {
+    let point = |line| match line {
+        Line::Sparsity { tokens, found, .. } => Some(((tokens as f64).log2(), found.active_ratio)),
+        Line::Step { .. }
+        | Line::Eval { .. }
+        | Line::Health { .. }
+        | Line::Alignment { .. }
+        | Line::Probe { .. } => None,
+    };
+    let points: Vec<(f64, f64)> = lines(run)?.into_iter().filter_map(point).collect();
+    Ok(if points.len() < 3 { None } else { slope(&points) })
+}
+
+/// Of the least-squares line through points (x, y); `None` where all x are equal.
+fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let (xs, ys): (Vec<f64>, Vec<f64>) = points.iter().copied().unzip();
+    let (x, y) = (mean(&xs)?, mean(&ys)?);
+    let spread: f64 = xs.iter().map(|xi| (xi - x).powi(2)).sum();
+    let together: f64 = points.iter().map(|(xi, yi)| (xi - x) * (yi - y)).sum();
+    (spread > 0.0).then(|| together / spread)
 }
 
 #[cfg(test)]
@@ -147,6 +231,51 @@ mod tests {
         assert_eq!(Metric::AlignmentMax.read(&run).unwrap(), Some(0.9));
         let (_folder, run) = with_metrics(&[]);
         assert_eq!(Metric::AlignmentMean.read(&run).unwrap(), None);
+    }
+
+    #[test]
+    fn dead_units_are_counted_over_all_layers_of_the_last_probe() {
+        let probe = |step: u64, layer: &str, units: u64, dead: Option<u64>| {
+            let ffn = format!(
+                r#"{{"layer":"{layer}","tokens":2048,"units":{units},"dead_units":{},"zero_share":0.5,"eps":0.001,
+                "small_share":0.5,"rms":1,"max_abs":3,"kurtosis":4,"octaves":[],"saturated":[]}}"#,
+                dead.map_or("null".to_owned(), |dead| dead.to_string())
+            );
+            Line::Probe { step, ffn: serde_json::from_str(&ffn).unwrap() }
+        };
+        let share = |lines: &[Line]| {
+            let (_folder, run) = with_metrics(lines);
+            Metric::DeadShare.read(&run).unwrap()
+        };
+        let early = [probe(10, "a", 60, Some(30)), probe(10, "b", 60, Some(30))];
+        let late = [probe(20, "a", 60, Some(9)), probe(20, "b", 40, Some(1))];
+        assert_eq!(share(&[&early[..], &late].concat()), Some(0.1));
+        assert_eq!(share(&[probe(20, "a", 60, None)]), None, "Swish cannot die");
+        assert_eq!(share(&[probe(20, "a", 0, None)]), None, "a run that did not count them");
+        assert_eq!(share(&[]), None, "a run without probes");
+    }
+
+    #[test]
+    fn the_slope_of_the_active_ratio_is_that_of_the_line() {
+        let sparsity = |step: u64, active_ratio: f64| {
+            let found = format!(
+                r#"{{"tokens":2048,"active_ratio":{active_ratio},"dropped":[0.5],"level":0.2,"perplexity_ratio":1.01}}"#
+            );
+            Line::Sparsity { step, tokens: step * 1024, found: serde_json::from_str(&found).unwrap() }
+        };
+        let read = |lines: &[Line]| {
+            let (_folder, run) = with_metrics(lines);
+            Metric::ActiveRatioSlope.read(&run).unwrap()
+        };
+        // 0.9 less 0.05 per doubling of the tokens.
+        let line: Vec<Line> =
+            [1, 2, 4, 8].iter().map(|&step| sparsity(step, 0.9 - 0.05 * (step as f64).log2())).collect();
+        assert!((read(&line).unwrap() + 0.05).abs() < 1e-12);
+        // (0, 0), (1, 1), (2, 1): the best line rises by a half.
+        let bent = [sparsity(1, 0.0), sparsity(2, 1.0), sparsity(4, 1.0)];
+        assert!((read(&bent).unwrap() - 0.5).abs() < 1e-12);
+        assert_eq!(read(&line[..2]), None, "two points are a line whatever they are");
+        assert_eq!(read(&[]), None, "a run that did not look");
     }
 
     #[test]

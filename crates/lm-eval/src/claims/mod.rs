@@ -7,6 +7,7 @@
 //! | claim -> configs to train | [`Claim::plan`] |
 //! | runs -> arms, by resolved config keys | `evidence` |
 //! | arms -> differences paired by seed -> verdict | [`assess()`] |
+//! | activation functions -> ratios of times within rounds | `timing` |
 //! | was the rule there before the runs? | [`Ledger`] |
 //!
 //! A verdict is one of four, and what they mean does not depend on the rule:
@@ -30,8 +31,10 @@ mod plan;
 mod evidence;
 mod ledger;
 
+mod comparison;
 mod contrast;
 mod judge;
+mod timing;
 mod verdict;
 mod words;
 
@@ -41,8 +44,8 @@ mod list;
 mod report;
 
 pub use claim::{Arm, Claim};
+pub use comparison::{Comparison, Outcome, Quantity};
 pub use exact::{Check, Computation};
-pub use judge::{Comparison, Outcome};
 pub use ledger::{LEDGER, Ledger, Registration};
 pub use list::list;
 pub use metric::Metric;
@@ -50,11 +53,12 @@ pub use plan::{Planned, Scale};
 pub(crate) use report::difference_in_words;
 pub use report::{describe, report};
 pub use rule::{
-    AtMost, Direction, Equivalent, Interaction, Missing, Monotone, Over, Point, Precondition, Probe,
-    ProbeRule, Rule, Shares, Sides, Trend,
+    AtMost, DecidedBy, Direction, Equivalent, Interaction, Missing, Monotone, Over, Point, Precondition,
+    Rule, Shares, Sides, Trend, Value,
 };
 pub use shipped::{find, shipped};
-pub use verdict::{Assessment, Checked, Decision, Setting, State, Verdict, assess};
+pub use timing::ActivationCost;
+pub use verdict::{Assessment, Checked, Decision, Setting, State, Verdict, assess, assess_untimed};
 
 #[cfg(test)]
 mod tests;

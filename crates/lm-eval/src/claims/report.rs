@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement};
+use toml::Table;
 
 use super::claim::Claim;
+use super::comparison::{Comparison, Outcome};
 use super::exact::Check;
-use super::judge::{Comparison, Outcome};
 use super::ledger::Registration;
 use super::plan::Scale;
-use super::rule::Rule;
+use super::rule::{DecidedBy, Rule};
 use super::verdict::{Assessment, Setting, State, Verdict};
 use super::words::short;
 use crate::plain::{section, table};
@@ -26,27 +27,26 @@ pub fn describe(claim: &Claim) -> String {
     line("expected", &claim.expected);
     line("hypothesis", &claim.hypothesis);
     line("rule", &claim.rule_in_words);
-    line("kind", &claim.rule.kind().replace('_', " "));
-    match &claim.rule {
-        Rule::Exact(_) => line("cost", "seconds, no training"),
-        Rule::Probe(rule) => line("missing", rule.probe.missing()),
-        Rule::NotYetTestable(rule) => line("missing", &rule.missing),
-        Rule::Less(_)
-        | Rule::Greater(_)
-        | Rule::AtMost(_)
-        | Rule::Equivalent(_)
-        | Rule::Monotone(_)
-        | Rule::Interaction(_)
-        | Rule::Decomposition(_)
-        | Rule::Trend(_) => {
-            let runs = claim.arms.len() as u64 * claim.seeds;
-            let cost = |scale: Scale| {
-                let steps = claim.steps(scale).map_or_else(|error| error.to_string(), |n| n.to_string());
-                format!("{} runs x {steps} steps ({})", runs, scale.name())
-            };
-            line("cost", &Scale::ALL.map(cost).join(", "));
-            line("seeds", &format!("{} per arm, alpha {}", claim.seeds, claim.alpha));
+    line("kind", &claim.rule.kinds());
+    let by = claim.rule.decided_by();
+    if let Some(missing) = claim.rule.missing() {
+        line("missing", missing);
+    } else if by.contains(&DecidedBy::Runs) {
+        let runs = claim.arms.len() as u64 * claim.seeds;
+        let cost = |scale: Scale| {
+            let steps = claim.steps(scale).map_or_else(|error| error.to_string(), |n| n.to_string());
+            format!("{} runs x {steps} steps ({})", runs, scale.name())
+        };
+        let mut costs = Scale::ALL.map(cost).join(", ");
+        if by.contains(&DecidedBy::Timing) {
+            costs += "; and a moment of timing on an idle machine";
         }
+        line("cost", &costs);
+        line("seeds", &format!("{} per arm, alpha {}", claim.seeds, claim.alpha));
+    } else if by.contains(&DecidedBy::Timing) {
+        line("cost", "a moment of timing on an idle machine, no training");
+    } else {
+        line("cost", "seconds, no training");
     }
     for condition in &claim.preconditions {
         let arms = if condition.arms.is_empty() { "every arm".to_owned() } else { condition.arms.join(", ") };
@@ -54,8 +54,7 @@ pub fn describe(claim: &Claim) -> String {
         line("needs", &format!("{asked}: {}", condition.because));
     }
     line("file", &format!("{}, content {}", claim.file, claim.hash));
-    let rule = toml::to_string(&claim.rule).unwrap_or_default();
-    let _ = write!(text, "\n[rule]\n{}", indent(&rule));
+    let _ = write!(text, "\n[rule]\n{}", indent(&in_toml(&claim.rule)));
     if !claim.arms.is_empty() {
         text += "\n[arms]\n";
         for arm in &claim.arms {
@@ -77,6 +76,19 @@ pub fn describe(claim: &Claim) -> String {
     text
 }
 
+/// A rule as its file spells it.
+fn in_toml(rule: &Rule) -> String {
+    let part = |part: &Rule| -> Option<String> {
+        let table = Table::try_from(part).ok()?;
+        let lines = table.iter().map(|(kind, numbers)| format!("[[all]]\n{kind} = {numbers}\n"));
+        Some(lines.collect())
+    };
+    match rule.parts() {
+        [one] => toml::to_string(one).unwrap_or_default(),
+        several => several.iter().filter_map(part).collect(),
+    }
+}
+
 /// A claim and what it comes to. `width`: columns of the terminal, none for a file.
 pub fn report(assessment: &Assessment, width: Option<usize>) -> String {
     let claim = &assessment.claim;
@@ -90,7 +102,7 @@ pub fn report(assessment: &Assessment, width: Option<usize>) -> String {
                     writeln!(text, "\n{} settings have all arms; each is decided by itself", verdicts.len());
             }
             for verdict in verdicts {
-                text += &of_verdict(claim, verdict, width);
+                text += &of_verdict(verdict, width);
             }
         }
         State::Incomplete { runs, reasons } => {
@@ -98,6 +110,9 @@ pub fn report(assessment: &Assessment, width: Option<usize>) -> String {
             reasons.iter().for_each(|reason| text += &item(reason));
         }
         State::NoRuns => text += "\nNO RUNS: `ffnlab claims run` makes them\n",
+        State::Untimed { runs } => {
+            let _ = write!(text, "\nTO BE TIMED\n{}", item(&format!("{runs} of its runs are there")));
+        }
         State::NotYetTestable { missing } => {
             let _ = write!(text, "\nNOT YET TESTABLE\n{}", item(&format!("missing: {missing}")));
         }
@@ -109,26 +124,17 @@ fn heading(claim: &Claim) -> String {
     format!("Claim {}: {} [{}]", claim.number, claim.title, claim.name)
 }
 
-fn of_verdict(claim: &Claim, verdict: &Verdict, width: Option<usize>) -> String {
+fn of_verdict(verdict: &Verdict, width: Option<usize>) -> String {
     let mut text =
         format!("\n{}", wrap(&format!("{}: {}", verdict.decision.name().to_uppercase(), verdict.reason), 0));
     if let Some(setting) = &verdict.setting {
         text += &of_setting(setting);
     }
-    if !verdict.comparisons.is_empty() {
-        let level = format!("{:.0} % interval", 100.0 * (1.0 - verdict.alpha));
-        let difference = match verdict.unit.as_str() {
-            "" => "difference".to_owned(),
-            unit => format!("difference, {unit}"),
-        };
-        let mut shown =
-            table(&["comparison", &difference, &level, "sd", "seeds", "p for", "p against", "outcome"]);
-        shown.set_content_arrangement(ContentArrangement::Dynamic);
-        shown.set_width(u16::try_from(width.unwrap_or(COLUMNS)).unwrap_or(u16::MAX));
-        for comparison in &verdict.comparisons {
-            shown.add_row(aligned(row(comparison), &[1, 2, 3, 4, 5, 6]));
-        }
-        text += &section(&capital(claim.rule.metric().map_or("", |metric| metric.name())), shown);
+    let alike = |a: &Comparison, b: &Comparison| {
+        (&a.measured, a.quantity, &a.unit) == (&b.measured, b.quantity, &b.unit)
+    };
+    for comparisons in verdict.comparisons.chunk_by(alike) {
+        text += &of_comparisons(comparisons, verdict.alpha, width);
     }
     if !verdict.checks.is_empty() {
         let mut shown = table(&["computed", "value", "true value within", "asked", "holds"]);
@@ -170,6 +176,24 @@ fn of_verdict(claim: &Claim, verdict: &Verdict, width: Option<usize>) -> String 
     text
 }
 
+/// A table of comparisons that are about the same.
+fn of_comparisons(comparisons: &[Comparison], alpha: f64, width: Option<usize>) -> String {
+    let Some(Comparison { measured, quantity, unit, .. }) = comparisons.first() else { return String::new() };
+    let level = format!("{:.0} % interval", 100.0 * (1.0 - alpha));
+    let number = match unit.as_str() {
+        "" => quantity.name().to_owned(),
+        unit => format!("{}, {unit}", quantity.name()),
+    };
+    let headings = ["comparison", &number, &level, "sd", quantity.repeats(), "p for", "p against", "outcome"];
+    let mut shown = table(&headings);
+    shown.set_content_arrangement(ContentArrangement::Dynamic);
+    shown.set_width(u16::try_from(width.unwrap_or(COLUMNS)).unwrap_or(u16::MAX));
+    for comparison in comparisons {
+        shown.add_row(aligned(row(comparison), &[1, 2, 3, 4, 5, 6]));
+    }
+    section(&capital(measured), shown)
+}
+
 fn of_setting(setting: &Setting) -> String {
     let (least, most) = setting.params;
     let params = if least == most {
@@ -194,8 +218,8 @@ fn row(comparison: &Comparison) -> [String; 8] {
     let p = |p: f64| if p < 0.0001 { "<0.0001".to_owned() } else { format!("{p:.4}") };
     [
         comparison.label.clone(),
-        format!("{:+.4}", comparison.difference),
-        comparison.interval.map_or_else(|| "none".to_owned(), |i| format!("[{:+.4}, {:+.4}]", i.low, i.high)),
+        comparison.quantity.show(comparison.difference),
+        interval(comparison).unwrap_or_else(|| "none".to_owned()),
         comparison.sd.map_or_else(|| "none".to_owned(), |sd| format!("{sd:.4}")),
         comparison.n.to_string(),
         p(comparison.p_claim),
@@ -216,11 +240,16 @@ pub(super) fn aligned<const N: usize>(texts: [String; N], figures: &[usize]) -> 
 
 /// `-0.0123 nats [-0.0200, -0.0046], n = 5`; `unit` may be empty.
 pub(crate) fn difference_in_words(comparison: &Comparison, unit: &str) -> String {
-    let interval = comparison
-        .interval
-        .map_or_else(|| " (no interval)".to_owned(), |i| format!(" [{:+.4}, {:+.4}]", i.low, i.high));
+    let interval = interval(comparison).unwrap_or_else(|| "(no interval)".to_owned());
     let gap = if unit.is_empty() { "" } else { " " };
-    format!("{:+.4}{gap}{unit}{interval}, n = {}", comparison.difference, comparison.n)
+    let value = comparison.quantity.show(comparison.difference);
+    format!("{value}{gap}{unit} {interval}, n = {}", comparison.n)
+}
+
+/// `[-0.0200, -0.0046]`.
+fn interval(comparison: &Comparison) -> Option<String> {
+    let show = |x| comparison.quantity.show(x);
+    comparison.interval.map(|interval| format!("[{}, {}]", show(interval.low), show(interval.high)))
 }
 
 /// `gain by smoothing: 12.3 dB`.

@@ -100,7 +100,7 @@ mod tests {
                 assert_eq!(runs.len(), claim.arms.len() * claim.seeds as usize);
                 let distinct: Vec<_> = runs.iter().map(|run| &run.config).collect();
                 assert!((1..distinct.len()).all(|i| !distinct[..i].contains(&distinct[i])), "{}", claim.file);
-                assert_eq!(claim.rule.needs_runs(), !runs.is_empty(), "{}", claim.file);
+                assert_eq!(claim.rule.decided_by_runs(), !runs.is_empty(), "{}", claim.file);
             }
             assert!(claim.rule_in_words.len() > 40 && !claim.sources.is_empty(), "{}", claim.file);
         }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_rule_that_needs_runs_has_a_precondition() {
-        for claim in shipped().unwrap().iter().filter(|claim| claim.rule.needs_runs()) {
+        for claim in shipped().unwrap().iter().filter(|claim| claim.rule.decided_by_runs()) {
             assert!(!claim.preconditions.is_empty(), "{}", claim.file);
         }
     }

@@ -1,11 +1,13 @@
 //! Every rule on made-up runs whose answer is known.
 
+mod registration;
+mod several;
+
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::*;
+use crate::compare::Collection;
 use crate::compare::testing::{RunMaker, collection, nine_variants};
-use crate::compare::{Collection, Run};
 
 fn shipped_claim(wanted: &str) -> Claim {
     find(wanted).unwrap().unwrap()
@@ -28,7 +30,9 @@ fn assess_runs(claim: &Claim, runs: Vec<RunMaker>) -> State {
 fn judged(state: State) -> Vec<Verdict> {
     match state {
         State::Judged(verdicts) => verdicts,
-        State::Incomplete { .. } | State::NoRuns | State::NotYetTestable { .. } => panic!("{state:?}"),
+        State::Incomplete { .. } | State::NoRuns | State::Untimed { .. } | State::NotYetTestable { .. } => {
+            panic!("{state:?}")
+        }
     }
 }
 
@@ -43,7 +47,9 @@ fn decision(claim: &str, effects: &[(&str, f64)]) -> Decision {
 fn reasons(state: State) -> String {
     match state {
         State::Incomplete { reasons, .. } => reasons.join("; "),
-        State::Judged(_) | State::NoRuns | State::NotYetTestable { .. } => panic!("{state:?}"),
+        State::Judged(_) | State::NoRuns | State::Untimed { .. } | State::NotYetTestable { .. } => {
+            panic!("{state:?}")
+        }
     }
 }
 
@@ -325,47 +331,9 @@ fn a_diverged_run_confirms_nothing() {
     );
 }
 
-/// Runs that are said to lie in `folder`.
-fn in_folder(folder: &Path, runs: Vec<RunMaker>) -> Collection {
-    let moved = |run: Run| Run { dir: folder.join(run.dir.file_name().unwrap()), ..run };
-    Collection { runs: collection(runs).runs.into_iter().map(moved).collect(), problems: Vec::new() }
-}
-
-#[test]
-fn a_verdict_says_whether_its_rule_was_there_before_the_runs() {
-    let folder = tempfile::tempdir().unwrap();
-    let all = in_folder(folder.path(), runs(&[("bilinear", -0.05), ("glu", 0.0)]));
-    let claim = shipped_claim("3");
-    let registered = |claim: &Claim| judged(assess(claim, &all, None).unwrap().state).remove(0);
-    assert_eq!(registered(&claim).registration, Some(Registration::Unregistered(10)));
-
-    let ids: Vec<String> = all.runs.iter().map(|run| run.summary.run_id.clone()).collect();
-    let mut ledger = Ledger::read(folder.path()).unwrap();
-    ledger.register([&claim], &ids);
-    ledger.write(folder.path()).unwrap();
-    assert_eq!(registered(&claim).registration, Some(Registration::Before));
-    assert!(registered(&claim).notes.is_empty(), "{:?}", registered(&claim).notes);
-
-    let changed = Claim { hash: "another".to_owned(), ..claim.clone() };
-    let found = registered(&changed);
-    assert_eq!(found.registration, Some(Registration::Changed(10)));
-    assert!(found.notes[0].starts_with("THE RULE WAS CHANGED after 10"), "{:?}", found.notes);
-
-    let mut ledger = Ledger::read(folder.path()).unwrap();
-    ledger.register([&changed], &ids[..4]);
-    ledger.write(folder.path()).unwrap();
-    assert_eq!(
-        registered(&changed).registration,
-        Some(Registration::Changed(6)),
-        "the others keep the old rule"
-    );
-    std::fs::write(folder.path().join(LEDGER), "{").unwrap();
-    assert!(assess(&claim, &all, None).unwrap_err().to_string().contains("not a ledger of claims"));
-}
-
 #[test]
 fn what_cannot_be_tested_says_what_is_missing() {
-    for claim in ["19", "20", "21", "22", "26"] {
+    for claim in ["21", "22"] {
         let State::NotYetTestable { missing } = assess_runs(&shipped_claim(claim), vec![]) else {
             panic!("claim {claim}")
         };
@@ -399,10 +367,21 @@ fn reports_hold_the_effect_the_interval_and_the_rule() {
     }
     let json = serde_json::to_value(&found).unwrap();
     assert!(json["state"]["judged"][0]["comparisons"][0]["interval"]["low"].is_number(), "{json}");
-    let all: Vec<Assessment> =
-        shipped().unwrap().iter().map(|claim| assess(claim, &nine_variants(3), None).unwrap()).collect();
+    let all: Vec<Assessment> = shipped()
+        .unwrap()
+        .iter()
+        .map(|claim| assess_untimed(claim, &nine_variants(3), None).unwrap())
+        .collect();
     let table = list(&all, Scale::Small, None);
-    for part in ["26  h-swish", "not yet testable", "35 x 800", "incomplete, 3 runs", "no runs", "seconds"] {
+    for part in [
+        "26  h-swish",
+        "10 x 800, timing",
+        "not yet testable",
+        "35 x 800",
+        "incomplete, 3 runs",
+        "no runs",
+        "seconds",
+    ] {
         assert!(table.contains(part), "`{part}` is missing in\n{table}");
     }
 }

@@ -6,14 +6,15 @@ use lm_train::record::RunStatus;
 use serde::Serialize;
 
 use super::claim::Claim;
+use super::comparison::{Comparison, Contrast};
 use super::contrast::contrasts;
 use super::evidence::{Evidence, apart, differences, gather};
 use super::exact::Check;
-use super::judge::{Comparison, judge};
+use super::judge::judge;
 use super::ledger::{Registration, registration};
 use super::metric::Metric;
 use super::rule::{Precondition, Rule};
-use super::words::{decide, notes};
+use super::words::{decide, notes, notes_on_timing};
 use crate::compare::{Collection, PARAMS_TOLERANCE};
 use crate::stats::mean;
 
@@ -88,11 +89,9 @@ pub struct Verdict {
     pub setting: Option<Setting>,
     /// Level of the tests.
     pub alpha: f64,
-    /// Unit of the differences; empty for shares.
-    pub unit: String,
     /// The comparisons behind it.
     pub comparisons: Vec<Comparison>,
-    /// What was computed, for a claim that no runs decide.
+    /// What was computed.
     pub checks: Vec<Check>,
     /// What the runs had to reach.
     pub preconditions: Vec<Checked>,
@@ -117,6 +116,11 @@ pub enum State {
     },
     /// None of its runs is there.
     NoRuns,
+    /// Its runs are there; what is left is to time something, which is not done for a list.
+    Untimed {
+        /// Runs that belong to it.
+        runs: usize,
+    },
     /// ffnlab cannot test it yet.
     NotYetTestable {
         /// What is missing.
@@ -133,7 +137,8 @@ pub struct Assessment {
     pub state: State,
 }
 
-/// Decides `claim` by the runs of `collection`, of which those with a seed in `seeds` count (all, if `None`).
+/// Decides `claim` by the runs of `collection`, of which those with a seed in `seeds` count (all, if `None`), by
+/// computation and by timing, whatever its rule asks for.
 ///
 /// # Errors
 /// A claim whose configs do not resolve; files of a run that cannot be read; a computation that fails.
@@ -142,45 +147,102 @@ pub fn assess(
     collection: &Collection,
     seeds: Option<&BTreeSet<u64>>,
 ) -> anyhow::Result<Assessment> {
-    let state = match &claim.rule {
-        Rule::Exact(computation) => State::Judged(vec![computed(claim, computation.run()?)]),
-        Rule::Probe(rule) => State::NotYetTestable { missing: rule.probe.missing().to_owned() },
-        Rule::NotYetTestable(rule) => State::NotYetTestable { missing: rule.missing.clone() },
-        Rule::Less(_)
-        | Rule::Greater(_)
-        | Rule::AtMost(_)
-        | Rule::Equivalent(_)
-        | Rule::Monotone(_)
-        | Rule::Interaction(_)
-        | Rule::Decomposition(_)
-        | Rule::Trend(_) => by_runs(claim, collection, seeds)?,
-    };
-    Ok(Assessment { claim: claim.clone(), state })
+    Ok(Assessment { claim: claim.clone(), state: state(claim, collection, seeds, Timings::Take)? })
 }
 
-fn computed(claim: &Claim, checks: Vec<Check>) -> Verdict {
-    let failed: Vec<&str> =
-        checks.iter().filter(|check| !check.holds).map(|check| check.what.as_str()).collect();
-    let (decision, reason) = if failed.is_empty() {
-        (Decision::Confirmed, "computed: every check holds".to_owned())
-    } else {
-        (Decision::Refuted, format!("computed: this does not hold: {}", failed.join("; ")))
-    };
-    Verdict {
+/// The same without timing anything, for lists and reports: a claim whose rule asks for that is [`State::Untimed`].
+///
+/// # Errors
+/// As [`assess`].
+pub fn assess_untimed(
+    claim: &Claim,
+    collection: &Collection,
+    seeds: Option<&BTreeSet<u64>>,
+) -> anyhow::Result<Assessment> {
+    Ok(Assessment { claim: claim.clone(), state: state(claim, collection, seeds, Timings::LeaveOut)? })
+}
+
+/// Whether times are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timings {
+    Take,
+    LeaveOut,
+}
+
+fn state(
+    claim: &Claim,
+    collection: &Collection,
+    seeds: Option<&BTreeSet<u64>>,
+    timings: Timings,
+) -> anyhow::Result<State> {
+    if let Some(missing) = claim.rule.missing() {
+        return Ok(State::NotYetTestable { missing: missing.to_owned() });
+    }
+    if claim.rule.decided_by_runs() {
+        return by_runs(claim, collection, seeds, timings);
+    }
+    Ok(match Found::of(&claim.rule, timings)? {
+        Some(found) => State::Judged(vec![without_runs(claim, found)?]),
+        None => State::Untimed { runs: 0 },
+    })
+}
+
+/// What the parts of a rule found that need no runs.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    checks: Vec<Check>,
+    contrasts: Vec<Contrast>,
+}
+
+impl Found {
+    /// Computes and times; `None` if times are asked for and not taken.
+    fn of(rule: &Rule, timings: Timings) -> anyhow::Result<Option<Self>> {
+        let mut found = Self::default();
+        for part in rule.parts() {
+            match part {
+                Rule::Exact(computation) => found.checks.extend(computation.run()?),
+                Rule::ActivationCost(_) if timings == Timings::LeaveOut => return Ok(None),
+                Rule::ActivationCost(cost) => found.contrasts.extend(cost.measure()),
+                Rule::Less(_)
+                | Rule::Greater(_)
+                | Rule::AtMost(_)
+                | Rule::Equivalent(_)
+                | Rule::Monotone(_)
+                | Rule::Interaction(_)
+                | Rule::Decomposition(_)
+                | Rule::Trend(_)
+                | Rule::Value(_)
+                | Rule::All(_)
+                | Rule::NotYetTestable(_) => {}
+            }
+        }
+        Ok(Some(found))
+    }
+}
+
+fn without_runs(claim: &Claim, found: Found) -> anyhow::Result<Verdict> {
+    let comparisons = judge(&found.contrasts, claim.alpha)?;
+    let (decision, reason) = decide(&comparisons, &found.checks, &[], &BTreeSet::new());
+    let notes = notes_on_timing(&comparisons);
+    Ok(Verdict {
         decision,
         reason,
         setting: None,
         alpha: claim.alpha,
-        unit: String::new(),
-        comparisons: Vec::new(),
-        checks,
+        comparisons,
+        checks: found.checks,
         preconditions: Vec::new(),
         registration: None,
-        notes: Vec::new(),
-    }
+        notes,
+    })
 }
 
-fn by_runs(claim: &Claim, collection: &Collection, seeds: Option<&BTreeSet<u64>>) -> anyhow::Result<State> {
+fn by_runs(
+    claim: &Claim,
+    collection: &Collection,
+    seeds: Option<&BTreeSet<u64>>,
+    timings: Timings,
+) -> anyhow::Result<State> {
     let mut groups = gather(claim, collection)?;
     if let Some(seeds) = seeds {
         for group in &mut groups {
@@ -196,8 +258,15 @@ fn by_runs(claim: &Claim, collection: &Collection, seeds: Option<&BTreeSet<u64>>
     let mut reasons = Vec::new();
     let complete: Vec<&Evidence<'_>> =
         groups.iter().filter(|group| group.missing(claim).is_empty()).collect();
+    let found = if complete.is_empty() {
+        Found::default()
+    } else if let Some(found) = Found::of(&claim.rule, timings)? {
+        found
+    } else {
+        return Ok(State::Untimed { runs: complete.iter().flat_map(|group| group.runs()).count() });
+    };
     for group in &complete {
-        match in_setting(claim, group, &complete)? {
+        match in_setting(claim, group, &complete, &found)? {
             Ok(verdict) => verdicts.push(verdict),
             Err(reason) => reasons.push(reason),
         }
@@ -225,24 +294,28 @@ fn in_setting(
     claim: &Claim,
     group: &Evidence<'_>,
     all: &[&Evidence<'_>],
+    found: &Found,
 ) -> anyhow::Result<Result<Verdict, String>> {
     if let Some(reason) = unequal_parameters(claim, group) {
         return Ok(Err(reason));
     }
-    let Some(metric) = claim.rule.metric() else { return Ok(Err("nothing is measured in runs".to_owned())) };
     let diverged: BTreeSet<&str> = group
         .arms
         .iter()
         .filter(|(_, runs)| runs.iter().any(|run| run.summary.status == RunStatus::Diverged))
         .map(|(arm, _)| arm.as_str())
         .collect();
-    let contrasts = match contrasts(&claim.rule, &group.values(metric)?, &diverged) {
-        Ok(contrasts) => contrasts,
-        Err(reason) => return Ok(Err(format!("{reason} ({})", metric.name()))),
-    };
-    let comparisons = judge(&contrasts, claim.alpha)?;
+    let mut all_contrasts = found.contrasts.clone();
+    for part in claim.rule.parts() {
+        let Some(metric) = part.metric() else { continue };
+        match contrasts(part, &group.values(metric)?, &diverged) {
+            Ok(of_part) => all_contrasts.extend(of_part),
+            Err(reason) => return Ok(Err(format!("{reason} ({}{})", metric.name(), logged_by(metric)))),
+        }
+    }
+    let comparisons = judge(&all_contrasts, claim.alpha)?;
     let preconditions = preconditions(claim, group)?;
-    let (decision, reason) = decide(&comparisons, &preconditions, &diverged);
+    let (decision, reason) = decide(&comparisons, &found.checks, &preconditions, &diverged);
     let runs: Vec<_> = group.runs().collect();
     let params = || runs.iter().map(|run| run.summary.params.total);
     let registration = registration(claim, runs.iter().copied())?;
@@ -260,13 +333,17 @@ fn in_setting(
         reason,
         setting: Some(setting),
         alpha: claim.alpha,
-        unit: claim.rule.unit(),
         comparisons,
-        checks: Vec::new(),
+        checks: found.checks.clone(),
         preconditions,
         registration: Some(registration),
         notes,
     }))
+}
+
+/// `; runs log it with train.probe_every`.
+fn logged_by(metric: Metric) -> String {
+    metric.logged_by().map_or_else(String::new, |key| format!("; runs log it with {key}"))
 }
 
 fn unequal_parameters(claim: &Claim, group: &Evidence<'_>) -> Option<String> {

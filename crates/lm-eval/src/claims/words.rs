@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::claim::Claim;
+use super::comparison::{Comparison, Outcome, Quantity};
 use super::evidence::Evidence;
-use super::judge::{Comparison, Outcome, overall};
+use super::exact::Check;
+use super::judge::overall;
 use super::ledger::Registration;
 use super::verdict::{Checked, Decision};
 use crate::stats::FEW;
 
-/// What the comparisons and the preconditions come to, and why.
+/// What the comparisons, the checks and the preconditions come to, and why.
 pub(super) fn decide(
     comparisons: &[Comparison],
+    checks: &[Check],
     preconditions: &[Checked],
     diverged: &BTreeSet<&str>,
 ) -> (Decision, String) {
@@ -24,23 +27,39 @@ pub(super) fn decide(
             format!("{found}, the rule asks for at least {}: {}", short(unmet.at_least), unmet.because);
         return (Decision::NotReached, reason);
     }
+    let failed: Vec<&str> =
+        checks.iter().filter(|check| !check.holds).map(|check| check.what.as_str()).collect();
+    if !failed.is_empty() {
+        return (Decision::Refuted, format!("computed: this does not hold: {}", failed.join("; ")));
+    }
+    if comparisons.is_empty() && !checks.is_empty() {
+        return (Decision::Confirmed, "computed: every check holds".to_owned());
+    }
     let count = comparisons.len();
+    // Where values are all equal, a test without an interval stands in.
+    let with_intervals = comparisons.iter().all(|comparison| comparison.interval.is_some());
     let of = |outcome| comparisons.iter().filter(|comparison| comparison.outcome == outcome).count();
     match overall(comparisons) {
         Outcome::Confirmed if count == 1 => {
-            (Decision::Confirmed, "the whole interval lies where the claim says".to_owned())
+            let what = if with_intervals { "the whole interval" } else { "every value" };
+            (Decision::Confirmed, format!("{what} lies where the claim says"))
         }
         Outcome::Confirmed => {
             let all = if count == 2 { "both".to_owned() } else { format!("all {count}") };
-            (Decision::Confirmed, format!("{all} intervals lie where the claim says (Holm)"))
+            let what = if with_intervals { "intervals" } else { "comparisons" };
+            (Decision::Confirmed, format!("{all} {what} lie where the claim says (Holm)"))
         }
         Outcome::Refuted => {
             let refuted = comparisons.iter().filter(|comparison| comparison.outcome == Outcome::Refuted);
             let labels: Vec<&str> = refuted.map(|comparison| comparison.label.as_str()).collect();
             let of_all =
                 if count == 1 { String::new() } else { format!(" ({} of {count}, Holm)", labels.len()) };
-            let reason =
-                format!("the interval excludes the claimed effect for {}{of_all}", labels.join(", "));
+            let labels = labels.join(", ");
+            let reason = if with_intervals {
+                format!("the interval excludes the claimed effect for {labels}{of_all}")
+            } else {
+                format!("the claimed effect is excluded for {labels}{of_all}")
+            };
             (Decision::Refuted, reason)
         }
         Outcome::Undecided => {
@@ -62,13 +81,33 @@ fn undecided(comparisons: &[Comparison], confirmed: usize, diverged: &BTreeSet<&
         let arms: Vec<&str> = diverged.iter().copied().collect();
         return format!("runs of {} diverged, and the others alone would flatter it", arms.join(", "));
     }
-    let needed: Vec<_> = open().filter_map(|comparison| comparison.seeds_needed).collect();
-    let most = needed.iter().map(|needed| needed.seeds).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
-    match most {
-        Some(Some(seeds)) => format!("{which}; at this spread about {seeds} seeds per arm would decide it"),
-        Some(None) => format!("{which}; no number of seeds that anybody will run would decide it"),
-        None => which,
+    let most = |repeats: &str| {
+        let open = open().filter(|comparison| comparison.quantity.repeats() == repeats);
+        let needed = open.filter_map(|comparison| comparison.seeds_needed).map(|needed| needed.seeds);
+        needed.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)))
+    };
+    match (most("seeds"), most("rounds")) {
+        (Some(None), _) => format!("{which}; no number of seeds that anybody will run would decide it"),
+        (_, Some(None)) => format!("{which}; no number of rounds that anybody will run would decide it"),
+        (Some(Some(seeds)), None) => {
+            format!("{which}; at this spread about {seeds} seeds per arm would decide it")
+        }
+        (None, Some(Some(rounds))) => {
+            format!("{which}; at this spread about {rounds} rounds would decide it")
+        }
+        (Some(Some(seeds)), Some(Some(rounds))) => {
+            format!("{which}; at this spread about {seeds} seeds per arm and {rounds} rounds would decide it")
+        }
+        (None, None) => which,
     }
+}
+
+/// What weakens a verdict by times.
+pub(super) fn notes_on_timing(comparisons: &[Comparison]) -> Vec<String> {
+    let timed = comparisons.iter().any(|comparison| comparison.quantity == Quantity::Ratio);
+    let note = "times were taken for this verdict, on one thread of this machine: they want it idle, and hold for its \
+                processor";
+    timed.then(|| note.to_owned()).into_iter().collect()
 }
 
 /// What weakens a verdict.
@@ -79,7 +118,8 @@ pub(super) fn notes(
     diverged: &BTreeSet<&str>,
     registration: Registration,
 ) -> Vec<String> {
-    let fewest = comparisons.iter().map(|comparison| comparison.n).min().unwrap_or(0);
+    let by_runs = || comparisons.iter().filter(|comparison| comparison.quantity != Quantity::Ratio);
+    let fewest = by_runs().map(|comparison| comparison.n).min().unwrap_or(0);
     let mut notes = Vec::new();
     match registration {
         Registration::Before => {}
@@ -107,6 +147,16 @@ pub(super) fn notes(
         let arms: Vec<&str> = diverged.iter().copied().collect();
         notes.push(format!("runs of {} diverged and have no loss", arms.join(", ")));
     }
+    for comparison in by_runs().filter(|comparison| comparison.by_sign_test) {
+        notes.push(format!(
+            "{}: the {} is {} in all {} seeds, so there is no interval; the sign test stands in for it",
+            comparison.label,
+            comparison.quantity.name(),
+            short(comparison.difference),
+            comparison.n
+        ));
+    }
+    notes.extend(notes_on_timing(comparisons));
     if group.repeated > 0 {
         notes.push(format!("{} runs repeat a seed of the same arm and are left out", group.repeated));
     }

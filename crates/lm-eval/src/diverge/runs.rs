@@ -47,7 +47,8 @@ impl RunFacts {
                 Metric::Eval { .. }
                 | Metric::Health { .. }
                 | Metric::Alignment { .. }
-                | Metric::Probe { .. } => continue,
+                | Metric::Probe { .. }
+                | Metric::Sparsity { .. } => continue,
             };
         }
         let Some((&steps, _)) = by_step.last_key_value() else {

@@ -36,7 +36,10 @@ pub fn metric_rows(comparison: &Comparison) -> Result<Vec<MetricRow>> {
                     seed: run.summary.seed,
                     metric,
                 }),
-                Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } => {}
+                Metric::Health { .. }
+                | Metric::Alignment { .. }
+                | Metric::Probe { .. }
+                | Metric::Sparsity { .. } => {}
             }
         }
     }
@@ -48,9 +51,11 @@ macro_rules! of_step {
     ($field:ident => $value:expr) => {
         |row| match &row.metric {
             Metric::Step { $field, .. } => $value,
-            Metric::Eval { .. } | Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } => {
-                None
-            }
+            Metric::Eval { .. }
+            | Metric::Health { .. }
+            | Metric::Alignment { .. }
+            | Metric::Probe { .. }
+            | Metric::Sparsity { .. } => None,
         }
     };
 }
@@ -102,26 +107,35 @@ fn kind(metric: &Metric) -> &'static str {
         Metric::Health { .. } => "health",
         Metric::Alignment { .. } => "alignment",
         Metric::Probe { .. } => "probe",
+        Metric::Sparsity { .. } => "sparsity",
     }
 }
 
 fn tokens(metric: &Metric) -> Option<u64> {
     match metric {
         Metric::Step { tokens, .. } | Metric::Eval { tokens, .. } => Some(*tokens),
-        Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } => None,
+        Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } | Metric::Sparsity { .. } => {
+            None
+        }
     }
 }
 
 fn val_loss(metric: &Metric) -> Option<f64> {
     match metric {
         Metric::Eval { val_loss, .. } => Some(*val_loss),
-        Metric::Step { .. } | Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } => None,
+        Metric::Step { .. }
+        | Metric::Health { .. }
+        | Metric::Alignment { .. }
+        | Metric::Probe { .. }
+        | Metric::Sparsity { .. } => None,
     }
 }
 
 fn wall_s(metric: &Metric) -> Option<f64> {
     match metric {
         Metric::Step { wall_s, .. } | Metric::Eval { wall_s, .. } => Some(*wall_s),
-        Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } => None,
+        Metric::Health { .. } | Metric::Alignment { .. } | Metric::Probe { .. } | Metric::Sparsity { .. } => {
+            None
+        }
     }
 }

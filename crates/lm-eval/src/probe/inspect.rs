@@ -2,25 +2,22 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use ffn_variants::{Activation, Ffn, FfnInside};
+use ffn_variants::{Ffn, FfnInside};
 use lm_train::data::TokenStream;
 use lm_train::evaluate::passes;
 use lm_train::loaded::LoadedRun;
 use lm_train::model::BlockProbe;
+use lm_train::probe::prune::{Prunable, PrunableBlock};
 use lm_train::probe::{FfnSums, TensorStats, Threshold, elements};
 
-use super::cett::{CettCurve, Neurons};
-use super::prune::Prunable;
 use super::rank::Gram;
 
 /// Sums over one block.
 pub(super) struct Block {
     pub(super) sums: FfnSums,
     pub(super) residual: TensorStats,
-    pub(super) neurons: Neurons,
-    pub(super) curve: CettCurve,
+    pub(super) prunable: PrunableBlock,
     pub(super) gram: Gram,
-    activations: Vec<Activation>,
 }
 
 /// What the pass found.
@@ -31,14 +28,10 @@ pub(super) struct Inspection {
 }
 
 impl Inspection {
-    /// Whether a unit can be zero for every input, without a gradient.
-    pub(super) fn can_die(&self) -> bool {
-        self.blocks.iter().flat_map(|block| &block.activations).any(Activation::can_die)
-    }
-
     /// The model with neurons to drop. Thresholds are taken from what this pass has seen.
     pub(super) fn prunable<'a>(&'a self, run: &'a LoadedRun, stream: &'a TokenStream) -> Prunable<'a> {
-        Prunable { model: &run.model, stream, device: &run.device, blocks: &self.blocks }
+        let blocks = self.blocks.iter().map(|block| &block.prunable).collect();
+        Prunable { model: &run.model, stream, device: &run.device, blocks }
     }
 }
 
@@ -76,15 +69,11 @@ struct Inspector {
 impl Inspector {
     fn block(&mut self, layer: usize, ffn: &Ffn, inside: &FfnInside) -> candle_core::Result<&mut Block> {
         if layer == self.blocks.len() {
-            let weight = ffn.down_weight()?;
-            let d_model = weight.dim(0)?;
             self.blocks.push(Block {
                 sums: FfnSums::new(layer, self.small, inside)?,
-                residual: TensorStats::new(d_model),
-                neurons: Neurons::new(&elements(&weight)?, d_model),
-                curve: CettCurve::default(),
+                residual: TensorStats::new(ffn.down_weight()?.dim(0)?),
+                prunable: PrunableBlock::new(ffn)?,
                 gram: Gram::default(),
-                activations: inside.branches.iter().map(|branch| branch.activation).collect(),
             });
         }
         Ok(&mut self.blocks[layer])
@@ -97,8 +86,8 @@ impl BlockProbe for Inspector {
         let hidden = elements(&inside.hidden)?;
         block.sums.add(inside, &hidden)?;
         if block.sums.hidden().non_finite() == 0 {
-            block.curve.add(&block.neurons, &hidden);
-            block.gram.add(&hidden, block.neurons.d_ff())?;
+            block.prunable.add(&hidden);
+            block.gram.add(&hidden, block.prunable.neurons.d_ff())?;
         }
         Ok(None)
     }

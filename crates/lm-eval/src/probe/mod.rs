@@ -5,10 +5,8 @@
 //! as it was initialised, and a dozen for the sparsity that perplexity allows. Sums are in f64; nothing but sums is kept.
 //! The model is computed in the precision it was trained in, by single operations.
 
-pub mod cett;
 pub mod gradients;
 pub mod outliers;
-pub mod prune;
 pub mod rank;
 
 mod inspect;
@@ -19,6 +17,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use kernels::Kernels;
 use lm_train::loaded::LoadedRun;
+use lm_train::probe::prune::BISECTIONS;
 use lm_train::probe::{FfnFigures, FfnSums, SATURATED_BELOW, Threshold, alignment, sample};
 use lm_train::record::RunStatus;
 use lm_train::session::Session;
@@ -26,10 +25,10 @@ use serde::Serialize;
 
 use crate::perplexity::EvalText;
 
-pub use cett::Sparsity;
+pub use lm_train::probe::{PplSparsity, Sparsity};
+
 pub use gradients::{GradientNorms, TensorNorm};
 pub use outliers::{ChannelMax, Outliers};
-pub use prune::PplSparsity;
 pub use report::report;
 
 /// CETT at which sparsity is reported, the value of Zhang et al. 2024.
@@ -75,7 +74,7 @@ pub struct ProbeReport {
     pub can_die: bool,
     /// The blocks, from the first layer to the last.
     pub layers: Vec<LayerReport>,
-    /// What can be dropped of all blocks before perplexity rises by [`prune::PPL_RISE`].
+    /// What can be dropped of all blocks before perplexity rises by [`PPL_RISE`](lm_train::probe::PPL_RISE).
     pub ppl_sparsity: PplSparsity,
     /// Norms of the gradient on the first of the tokens.
     pub gradients: GradientNorms,
@@ -132,7 +131,7 @@ pub fn probe(
 ) -> Result<ProbeReport> {
     let stream = text.stream.prefix(options.tokens.saturating_add(1));
     let tokens = stream.len().saturating_sub(1) as u64;
-    let (mut done, total) = (0, tokens * (prune::BISECTIONS as u64 + 3));
+    let (mut done, total) = (0, tokens * (BISECTIONS as u64 + 3));
     let mut advance = |by: u64| {
         done += by;
         progress(done, total);
@@ -143,10 +142,9 @@ pub fn probe(
     let at_init = sample(start.eval_model(), &stream, options.small, &run.device, &mut advance)?;
     drop(start);
     let mut cosines = alignment(&run.params)?.into_iter().map(|(_, cosines)| Cosines::of(&cosines));
-    let can_die = found.can_die();
     let mut layers = Vec::with_capacity(found.blocks.len());
     for (block, at_init) in found.blocks.iter().zip(&at_init) {
-        layers.push(block.report(can_die, at_init, cosines.next())?);
+        layers.push(block.report(at_init, cosines.next())?);
     }
     let ppl_sparsity = found.prunable(run, &stream).at_ppl_rise(found.loss, &mut advance)?;
     let report = ProbeReport {
@@ -159,7 +157,7 @@ pub fn probe(
         loss: found.loss,
         perplexity: found.loss.exp(),
         saturated_below: SATURATED_BELOW,
-        can_die,
+        can_die: layers.iter().any(|layer| layer.dead_units.is_some()),
         layers,
         ppl_sparsity,
         gradients: gradients::gradient_norms(run, &stream, kernels)?,
@@ -169,16 +167,14 @@ pub fn probe(
 }
 
 impl inspect::Block {
-    fn report(&self, can_die: bool, at_init: &FfnSums, cosines: Option<Cosines>) -> Result<LayerReport> {
+    fn report(&self, at_init: &FfnSums, cosines: Option<Cosines>) -> Result<LayerReport> {
         let hidden = self.sums.figures()?;
-        let units = |below: &dyn Fn(f64) -> bool| {
-            self.sums.hidden().channel_max().iter().filter(|max| below(**max)).count() as u64
-        };
+        let small = |max: &&f64| **max < hidden.eps;
         Ok(LayerReport {
-            d_ff: self.neurons.d_ff(),
-            dead_units: can_die.then(|| units(&|max| max == 0.0)),
-            small_units: units(&|max| max < hidden.eps),
-            cett: self.curve.at(CETT_LEVEL),
+            d_ff: self.prunable.neurons.d_ff(),
+            dead_units: hidden.dead_units,
+            small_units: self.sums.hidden().channel_max().iter().filter(small).count() as u64,
+            cett: self.prunable.curve.at(CETT_LEVEL),
             effective_rank: self.gram.effective_rank()?,
             outliers: Outliers::of(self.sums.hidden()),
             residual: Outliers::of(&self.residual),

@@ -85,7 +85,8 @@ fn read(dir: &Path, half_life: f64) -> Option<BTreeMap<u64, (f64, f64)>> {
             | Metric::Eval { .. }
             | Metric::Health { .. }
             | Metric::Alignment { .. }
-            | Metric::Probe { .. } => {}
+            | Metric::Probe { .. }
+            | Metric::Sparsity { .. } => {}
         }
     }
     let last = losses.last()?.0;

@@ -84,6 +84,8 @@ pub(super) fn append_probes(dir: &Path, shares: &[(u64, f64)]) {
             let ffn = FfnFigures {
                 layer: layer_name(layer),
                 tokens: 2048,
+                units: 0,
+                dead_units: None,
                 zero_share,
                 eps: 1e-3,
                 small_share: zero_share,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::claims::{self, Claim, Decision, Registration, Rule, State, difference_in_words};
+use crate::claims::{self, Claim, Decision, Registration, State, difference_in_words};
 use crate::compare::Collection;
 
 /// A claim and what the runs make of it, in one setting.
@@ -30,12 +30,12 @@ pub struct Verdict {
     pub notes: Vec<String>,
 }
 
-/// Verdicts on every shipped claim that these runs decide; claims decided by computation say nothing about runs. The second
-/// list says which claims could not be looked at, and why.
+/// Verdicts on every shipped claim that these runs decide alone; computations and timings say nothing about runs. The
+/// second list says which claims could not be looked at, and why.
 pub(super) fn verdicts(collection: &Collection) -> anyhow::Result<(Vec<Verdict>, Vec<String>)> {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for claim in claims::shipped()?.iter().filter(|claim| !matches!(claim.rule, Rule::Exact(_))) {
-        match claims::assess(claim, collection, None) {
+    for claim in claims::shipped()?.iter().filter(|claim| claim.rule.decided_by_runs()) {
+        match claims::assess_untimed(claim, collection, None) {
             Ok(assessment) => {
                 if let State::Judged(verdicts) = &assessment.state {
                     found.extend(verdicts.iter().map(|verdict| Verdict::new(claim, verdict)));
@@ -49,8 +49,7 @@ pub(super) fn verdicts(collection: &Collection) -> anyhow::Result<(Vec<Verdict>,
 
 impl Verdict {
     fn new(claim: &Claim, verdict: &claims::Verdict) -> Self {
-        let comparison =
-            |c: &claims::Comparison| format!("{}: {}", c.label, difference_in_words(c, &verdict.unit));
+        let comparison = |c: &claims::Comparison| format!("{}: {}", c.label, difference_in_words(c, &c.unit));
         Self {
             number: claim.number,
             claim: claim.title.clone(),

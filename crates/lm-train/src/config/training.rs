@@ -117,11 +117,18 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "crate::record::is_zero")]
     #[garde(skip)]
     pub alignment_every: u64,
-    /// Log the inside of every feed-forward block (zeros, small and largest activations, kurtosis, vanished derivatives)
-    /// on the first 2048 validation tokens every so many steps; 0: never. Training is not changed by it. Default 0.
+    /// Log the inside of every feed-forward block (zeros, dead units, small and largest activations, kurtosis, vanished
+    /// derivatives) on the first 2048 validation tokens every so many steps; 0: never. Training is not changed by it.
+    /// Default 0.
     #[serde(skip_serializing_if = "crate::record::is_zero")]
     #[garde(skip)]
     pub probe_every: u64,
+    /// Log how many neurons cannot be dropped before perplexity on the first 2048 validation tokens rises by 1 %
+    /// (CETT-PPL-1%) every so many steps; 0: never. It takes a dozen passes over these tokens each time, and training is
+    /// not changed by it. Default 0.
+    #[serde(skip_serializing_if = "crate::record::is_zero")]
+    #[garde(skip)]
+    pub sparsity_every: u64,
 }
 
 impl Default for TrainConfig {
@@ -137,6 +144,7 @@ impl Default for TrainConfig {
             keep_checkpoints: 1,
             alignment_every: 0,
             probe_every: 0,
+            sparsity_every: 0,
         }
     }
 }

@@ -19,6 +19,13 @@ pub struct FfnFigures {
     pub layer: String,
     /// Tokens looked at.
     pub tokens: u64,
+    /// Hidden units; 0 in lines of runs that did not log it.
+    #[serde(default)]
+    pub units: u64,
+    /// Units that are exactly zero on all tokens; null where no function of the block can be zero for every input (see
+    /// [`Activation::can_die`](ffn_variants::Activation::can_die)), and in lines of runs that did not log it.
+    #[serde(default)]
+    pub dead_units: Option<u64>,
     /// Share of activations that are exactly zero.
     pub zero_share: f64,
     /// Size below which an activation counts as small.
@@ -131,9 +138,13 @@ impl FfnSums {
                 (Bins::edge(bin), small)
             }
         };
+        let can_die = self.saturation.iter().any(|branch| branch.activation().can_die());
+        let dead = hidden.channel_max().iter().filter(|max| **max == 0.0).count() as u64;
         Ok(FfnFigures {
             layer: self.layer.clone(),
             tokens: hidden.rows(),
+            units: hidden.channel_max().len() as u64,
+            dead_units: can_die.then_some(dead),
             zero_share: hidden.zero_share(),
             eps,
             small_share,

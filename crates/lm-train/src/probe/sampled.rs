@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
+use super::active::active_ratio;
 use super::alignment::alignment;
 use super::figures::{Threshold, sample};
-use crate::config::TrainConfig;
+use crate::config::RunConfig;
 use crate::data::TokenStream;
 use crate::record::Metric;
 use crate::schedule::due;
@@ -17,13 +18,10 @@ const TOKENS: usize = 2048;
 /// same steps with and without them.
 ///
 /// # Errors
-/// When an operation fails. A block with activations that are not finite has no line.
-pub fn sampled(
-    step: u64,
-    train: &TrainConfig,
-    session: &Session,
-    valid: &TokenStream,
-) -> Result<Vec<Metric>> {
+/// When an operation fails. What is not finite has no line.
+pub fn sampled(step: u64, config: &RunConfig, session: &Session, valid: &TokenStream) -> Result<Vec<Metric>> {
+    let train = &config.train;
+    let text = || valid.prefix(TOKENS + 1);
     let mut lines = Vec::new();
     if due(step, train.alignment_every) {
         for (layer, cosines) in alignment(session.params())? {
@@ -31,11 +29,16 @@ pub fn sampled(
         }
     }
     if due(step, train.probe_every) {
-        let text = valid.prefix(TOKENS + 1);
-        let sums = sample(session.eval_model(), &text, Threshold::default(), session.device(), &mut |_| {})?;
+        let sums =
+            sample(session.eval_model(), &text(), Threshold::default(), session.device(), &mut |_| {})?;
         // A block without figures is about to end the run as diverged, which is not for its probe to do.
         let figures = sums.iter().filter_map(|sums| sums.figures().ok());
         lines.extend(figures.map(|ffn| Metric::Probe { step, ffn }));
+    }
+    if due(step, train.sparsity_every) {
+        let tokens = step * config.tokens_per_step();
+        let found = active_ratio(session.eval_model(), &text(), session.device())?;
+        lines.extend(found.map(|found| Metric::Sparsity { step, tokens, found }));
     }
     Ok(lines)
 }

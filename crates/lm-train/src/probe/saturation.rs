@@ -33,6 +33,11 @@ impl SaturationCount {
         Self { branch, activation, saturated: 0, seen: 0 }
     }
 
+    /// The function whose derivatives are counted.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
     /// Adds pre-activations.
     pub fn add(&mut self, preactivations: &[f32]) {
         let vanished = |&&x: &&f32| self.activation.derivative_f64(f64::from(x)).abs() < SATURATED_BELOW;

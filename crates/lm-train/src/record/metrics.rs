@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
 use super::health::HealthRow;
-use crate::probe::FfnFigures;
+use crate::probe::{ActiveRatio, FfnFigures};
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +73,15 @@ pub enum Metric {
         /// The block and its figures.
         ffn: FfnFigures,
     },
+    /// How much of all blocks together can be dropped before perplexity rises, on the first validation tokens.
+    Sparsity {
+        /// Steps taken.
+        step: u64,
+        /// Training tokens seen.
+        tokens: u64,
+        /// What was found.
+        found: ActiveRatio,
+    },
 }
 
 impl Metric {
@@ -83,7 +92,8 @@ impl Metric {
             | Self::Eval { step, .. }
             | Self::Health { step, .. }
             | Self::Alignment { step, .. }
-            | Self::Probe { step, .. } => *step,
+            | Self::Probe { step, .. }
+            | Self::Sparsity { step, .. } => *step,
         }
     }
 
@@ -91,7 +101,11 @@ impl Metric {
     pub fn non_finite(&self) -> u64 {
         match self {
             Self::Step { non_finite, .. } => *non_finite,
-            Self::Eval { .. } | Self::Health { .. } | Self::Alignment { .. } | Self::Probe { .. } => 0,
+            Self::Eval { .. }
+            | Self::Health { .. }
+            | Self::Alignment { .. }
+            | Self::Probe { .. }
+            | Self::Sparsity { .. } => 0,
         }
     }
 }
@@ -194,5 +208,17 @@ mod tests {
         writer.append(&step(4)).unwrap();
         let steps: Vec<u64> = read_metrics(&path).unwrap().iter().map(Metric::step).collect();
         assert_eq!(steps, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_probe_from_before_units_were_logged_is_still_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let line = r#"{"kind":"probe","step":6,"ffn":{"layer":"model.layers.0.mlp","tokens":2048,"zero_share":0.5,
+            "eps":0.001,"small_share":0.5,"rms":1.0,"max_abs":3.0,"kurtosis":4.0,"octaves":[[-1,40]],"saturated":[]}}"#;
+        std::fs::write(&path, line.replace('\n', "") + "\n").unwrap();
+        let lines = read_metrics(&path).unwrap();
+        let [Metric::Probe { step: 6, ffn }] = &lines[..] else { panic!("{lines:?}") };
+        assert_eq!((ffn.units, ffn.dead_units, ffn.zero_share), (0, None, 0.5));
     }
 }

@@ -8,14 +8,13 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use ffn_variants::{Ffn, FfnInside};
-use lm_train::data::TokenStream;
-use lm_train::evaluate::passes;
-use lm_train::model::{BlockProbe, Transformer};
-use lm_train::probe::elements;
 use serde::Serialize;
 
-use super::cett::Sparsity;
-use super::inspect::Block;
+use super::cett::{CettCurve, Neurons, Sparsity};
+use super::figures::elements;
+use crate::data::TokenStream;
+use crate::evaluate::passes;
+use crate::model::{BlockProbe, Transformer};
 
 /// Rise of perplexity that is allowed.
 pub const PPL_RISE: f64 = 0.01;
@@ -41,16 +40,42 @@ pub struct PplSparsity {
     pub thresholds: Vec<f64>,
 }
 
+/// The neurons of a block, and what dropping them costs.
+#[derive(Clone, Debug)]
+pub struct PrunableBlock {
+    /// What each puts out.
+    pub neurons: Neurons,
+    /// What dropping the least of them costs.
+    pub curve: CettCurve,
+}
+
+impl PrunableBlock {
+    /// Nothing seen of a block.
+    ///
+    /// # Errors
+    /// When its weight cannot be read.
+    pub fn new(ffn: &Ffn) -> candle_core::Result<Self> {
+        let weight = ffn.down_weight()?;
+        let neurons = Neurons::new(&elements(&weight)?, weight.dim(0)?);
+        Ok(Self { neurons, curve: CettCurve::default() })
+    }
+
+    /// Adds the tokens of `hidden`, rows of d_ff finite numbers.
+    pub fn add(&mut self, hidden: &[f32]) {
+        self.curve.add(&self.neurons, hidden);
+    }
+}
+
 /// A model whose neurons can be dropped, on one text.
-pub(super) struct Prunable<'a> {
+pub struct Prunable<'a> {
     /// The model, detached.
-    pub(super) model: &'a Transformer,
+    pub model: &'a Transformer,
     /// The text.
-    pub(super) stream: &'a TokenStream,
+    pub stream: &'a TokenStream,
     /// Device of the model.
-    pub(super) device: &'a Device,
-    /// What dropping costs each block.
-    pub(super) blocks: &'a [Block],
+    pub device: &'a Device,
+    /// The blocks, from the first layer to the last, as they were on this text.
+    pub blocks: Vec<&'a PrunableBlock>,
 }
 
 /// A model evaluated with neurons dropped.
@@ -70,7 +95,7 @@ impl Prunable<'_> {
     /// When the model fails.
     fn evaluate(&self, thresholds: &[f64], progress: &mut dyn FnMut(u64)) -> Result<Pruned> {
         let mut dropper =
-            Dropper { blocks: self.blocks, thresholds, dropped: vec![(0, 0); thresholds.len()] };
+            Dropper { blocks: &self.blocks, thresholds, dropped: vec![(0, 0); thresholds.len()] };
         let (mut sum, mut tokens) = (0.0, 0);
         let seq_len = self.model.seq_len();
         for pass in passes(self.stream, seq_len, seq_len, self.device)? {
@@ -93,7 +118,7 @@ impl Prunable<'_> {
     ///
     /// # Errors
     /// When the model fails.
-    pub(super) fn at_ppl_rise(&self, whole: f64, progress: &mut dyn FnMut(u64)) -> Result<PplSparsity> {
+    pub fn at_ppl_rise(&self, whole: f64, progress: &mut dyn FnMut(u64)) -> Result<PplSparsity> {
         let allowed = whole + (1.0 + PPL_RISE).ln();
         let at =
             |level: f64| -> Vec<Sparsity> { self.blocks.iter().map(|block| block.curve.at(level)).collect() };
@@ -126,7 +151,7 @@ impl Prunable<'_> {
 }
 
 struct Dropper<'a> {
-    blocks: &'a [Block],
+    blocks: &'a [&'a PrunableBlock],
     thresholds: &'a [f64],
     /// Dropped and seen, by block.
     dropped: Vec<(u64, u64)>,

@@ -10,9 +10,10 @@
 //! [`Bins`] at once: sorted by magnitude, the neurons' outputs are added up, and between two occupied bins the error is
 //! constant. So the mean CETT and the share dropped are exact at every edge, and eps is an edge.
 
-use lm_train::probe::Bins;
 use rayon::prelude::*;
 use serde::Serialize;
+
+use super::bins::Bins;
 
 /// Tokens per parallel task; fixed, so that sums do not depend on the number of threads.
 const TOKENS_PER_TASK: usize = 32;
