@@ -1,25 +1,14 @@
-//! Training losses of runs, smoothed, and what the seeds of an arm have in common.
+//! Losses of runs over their steps, and what the seeds of an arm have in common.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use lm_train::record::{Metric, read_metrics};
-
+use super::logs::{Logs, Points};
 use crate::compare::{Arm, Comparison};
-use crate::diverge::curve::smoothed;
 use crate::plots::CurvePoint;
 
-/// Points that are kept of a run, at most.
-const POINTS: usize = 1500;
-/// Share of the steps after which a loss counts half in the smoothed curve.
-const HALF_LIFE: f64 = 0.02;
-
-/// A run's training loss.
+/// A run's losses.
 #[derive(Clone, Debug)]
 struct RunCurve {
     seed: u64,
-    /// Smoothed loss and seconds since the start, by step.
-    points: BTreeMap<u64, (f64, f64)>,
+    points: Points,
 }
 
 /// The curves of one arm, over the runs that finished.
@@ -35,24 +24,18 @@ pub(super) struct AllCurves<'a> {
     pub arms: Vec<ArmCurves<'a>>,
     /// Labels of arms without any, and why.
     pub without: Vec<(&'a str, &'static str)>,
-    /// Steps after which a loss counts half.
-    pub half_life: f64,
 }
 
 impl<'a> AllCurves<'a> {
-    /// Reads `metrics.jsonl` of all runs that finished.
-    pub fn read(comparison: &'a Comparison) -> Self {
-        let most = comparison.runs.iter().map(|run| run.summary.steps).max().unwrap_or(0);
-        let half_life = (HALF_LIFE * most as f64).round().max(1.0);
-        let mut all = Self { arms: Vec::new(), without: Vec::new(), half_life };
+    /// The curves of all runs that finished.
+    pub fn new(comparison: &'a Comparison, logs: &Logs<'_>) -> Self {
+        let mut all = Self { arms: Vec::new(), without: Vec::new() };
         for arm in &comparison.arms {
-            let runs =
-                comparison.runs.iter().filter(|run| run.arm == arm.label && run.summary.validation.is_some());
-            let curve = |run: &crate::compare::RunRow| {
-                let points = read(Path::new(&run.dir), half_life)?;
-                Some(RunCurve { seed: run.summary.seed, points })
-            };
-            let curves: Vec<RunCurve> = runs.filter_map(curve).collect();
+            let finished = logs.of(&arm.label).filter(|(run, _)| run.summary.validation.is_some());
+            let curves: Vec<RunCurve> = finished
+                .filter(|(_, log)| !log.training.is_empty())
+                .map(|(run, log)| RunCurve { seed: run.summary.seed, points: log.training.clone() })
+                .collect();
             if arm.seeds.is_empty() {
                 all.without.push((&arm.label, "diverged"));
             } else if curves.is_empty() {
@@ -68,33 +51,6 @@ impl<'a> AllCurves<'a> {
     pub fn of(&self, label: &str) -> Option<&ArmCurves<'a>> {
         self.arms.iter().find(|curves| curves.arm.label == label)
     }
-}
-
-/// The smoothed training loss of a run; `None` without a readable file that has any.
-fn read(dir: &Path, half_life: f64) -> Option<BTreeMap<u64, (f64, f64)>> {
-    let metrics = read_metrics(&dir.join("metrics.jsonl")).ok()?;
-    let mut seconds = Vec::new();
-    let mut losses = Vec::new();
-    for metric in &metrics {
-        match metric {
-            Metric::Step { step, loss: Some(loss), wall_s, .. } => {
-                losses.push((*step, *loss));
-                seconds.push(*wall_s);
-            }
-            Metric::Step { loss: None, .. }
-            | Metric::Eval { .. }
-            | Metric::Health { .. }
-            | Metric::Alignment { .. }
-            | Metric::Probe { .. } => {}
-        }
-    }
-    let last = losses.last()?.0;
-    let curve = losses.iter().zip(smoothed(&losses, half_life)).zip(seconds);
-    let every = (last as usize).div_ceil(POINTS) as u64;
-    // The beginning is kept whole: on a logarithmic axis it is as wide as the rest.
-    let is_kept = |step: u64| step <= 100 || step.is_multiple_of(every) || step == last;
-    let point = |((&(step, _), loss), wall_s)| (step, (loss, wall_s));
-    Some(curve.map(point).filter(|(step, _)| is_kept(*step)).collect())
 }
 
 impl ArmCurves<'_> {
@@ -198,7 +154,7 @@ mod tests {
         write_run(&run("glu", "fp32", 0, 0.0).diverged(), &root.path().join("glu"), 0, 0.0, 20);
         let comparison =
             Comparison::new(&find(&[root.path().to_owned()]).unwrap(), &Options::default()).unwrap();
-        let all = AllCurves::read(&comparison);
+        let all = AllCurves::new(&comparison, &Logs::read(&comparison));
         assert_eq!(all.without, [("gelu", "no readable metrics.jsonl"), ("glu", "diverged")]);
         assert_eq!(all.of("relu").unwrap().over_steps().len(), 20);
         assert!(all.of("gelu").is_none());

@@ -2,6 +2,7 @@
 
 use super::curves::AllCurves;
 use super::inside::Inside;
+use super::logs::Logs;
 use super::panels::{Line, Panel, panels, recipes};
 use crate::compare::grid::decimals;
 use crate::compare::{Arm, Comparison, precision};
@@ -53,7 +54,8 @@ impl Figures {
 
 /// Draws whatever there are data for.
 pub(super) fn figures(comparison: &Comparison) -> Figures {
-    let all = AllCurves::read(comparison);
+    let logs = Logs::read(comparison);
+    let all = AllCurves::new(comparison, &logs);
     let panels = panels(comparison);
     let mut found = Figures {
         differences: forests(comparison),
@@ -62,13 +64,13 @@ pub(super) fn figures(comparison: &Comparison) -> Figures {
             .arms
             .iter()
             .enumerate()
-            .filter_map(|(i, arm)| Some((i, Inside::of(comparison, arm)?)))
+            .filter_map(|(i, arm)| Some((i, Inside::of(&logs, arm)?)))
             .flat_map(|(i, inside)| of_probes(i, &inside))
             .collect(),
         ..Figures::default()
     };
     for (i, panel) in panels.iter().enumerate() {
-        let drawing = Drawing { comparison, all: &all, panel, index: i };
+        let drawing = Drawing { comparison, all: &all, half_life: logs.half_life, panel, index: i };
         found.steps.extend(drawing.gaps());
         found.steps.extend(drawing.losses(Scale::Log));
         found.further.extend(drawing.losses(Scale::Linear));
@@ -105,6 +107,7 @@ fn notes(comparison: &Comparison, all: &AllCurves<'_>, panels: &[Panel<'_>]) -> 
 struct Drawing<'a> {
     comparison: &'a Comparison,
     all: &'a AllCurves<'a>,
+    half_life: f64,
     panel: &'a Panel<'a>,
     index: usize,
 }
@@ -142,7 +145,7 @@ impl Drawing<'_> {
     }
 
     fn smoothing(&self) -> String {
-        let half_life = self.all.half_life;
+        let half_life = self.half_life;
         let unit = if half_life == 1.0 { "step" } else { "steps" };
         format!("smoothed with a half-life of {half_life} {unit}")
     }

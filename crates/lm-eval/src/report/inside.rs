@@ -1,12 +1,11 @@
 //! What probes saw inside the feed-forward blocks of an arm while it was trained (`train.probe_every`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use lm_train::probe::FfnFigures;
-use lm_train::record::{Metric, read_metrics};
 
-use crate::compare::{Arm, Comparison};
+use super::logs::Logs;
+use crate::compare::Arm;
 use crate::plots::{Bins, LayerSparsity};
 
 /// What was seen, over all seeds that looked.
@@ -21,18 +20,14 @@ pub(super) struct Inside<'a> {
 }
 
 /// By layer, then by step: the figures of every seed.
-type Looks = BTreeMap<(usize, String), BTreeMap<u64, Vec<FfnFigures>>>;
+type Looks<'a> = BTreeMap<(usize, String), BTreeMap<u64, Vec<&'a FfnFigures>>>;
 
 impl<'a> Inside<'a> {
-    /// Reads the metrics of an arm's runs; `None` where none of them looked.
-    pub fn of(comparison: &Comparison, arm: &'a Arm) -> Option<Self> {
+    /// What the runs of an arm saw; `None` where none of them looked.
+    pub fn of(logs: &Logs<'_>, arm: &'a Arm) -> Option<Self> {
         let mut looks = Looks::new();
-        for run in comparison.runs.iter().filter(|run| run.arm == arm.label) {
-            for metric in read_metrics(&Path::new(&run.dir).join("metrics.jsonl")).unwrap_or_default() {
-                if let Metric::Probe { step, ffn } = metric {
-                    looks.entry(layer(&ffn.layer)).or_default().entry(step).or_default().push(ffn);
-                }
-            }
+        for (step, ffn) in logs.of(&arm.label).flat_map(|(_, log)| &log.probes) {
+            looks.entry(layer(&ffn.layer)).or_default().entry(*step).or_default().push(ffn);
         }
         if looks.is_empty() {
             return None;
@@ -58,15 +53,15 @@ fn layer(name: &str) -> (usize, String) {
 }
 
 /// Means over seeds.
-fn zero_shares(name: &str, steps: &BTreeMap<u64, Vec<FfnFigures>>) -> LayerSparsity {
-    let mean = |(&step, seen): (&u64, &Vec<FfnFigures>)| {
+fn zero_shares(name: &str, steps: &BTreeMap<u64, Vec<&FfnFigures>>) -> LayerSparsity {
+    let mean = |(&step, seen): (&u64, &Vec<&FfnFigures>)| {
         (step, seen.iter().map(|ffn| ffn.zero_share).sum::<f64>() / seen.len() as f64)
     };
     LayerSparsity { layer: name.to_owned(), shares: steps.iter().map(mean).collect() }
 }
 
 /// Counts of all seeds together; `None` for a block that was zero throughout.
-fn sizes(name: &str, seen: &[FfnFigures]) -> Option<Bins> {
+fn sizes(name: &str, seen: &[&FfnFigures]) -> Option<Bins> {
     let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
     for &(octave, count) in seen.iter().flat_map(|ffn| &ffn.octaves) {
         *counts.entry(octave).or_default() += count;

@@ -10,6 +10,7 @@ mod curves;
 mod figures;
 mod html;
 mod inside;
+mod logs;
 mod markdown;
 mod panels;
 mod raw;
