@@ -114,7 +114,7 @@ pub fn curves(plot: &Curves<'_>) -> Option<Svg> {
     for (curve, points) in &shown {
         marks.line(points.iter().map(|point| (point.x, point.mean)), curve.stroke, 1.8);
     }
-    let mut canvas = Canvas::new(Frame { size, margins, x, y, y_ticks: true }, marks);
+    let mut canvas = Canvas::new(Frame { size, margins, x, y, x_ticks: true, y_ticks: true }, marks);
     let (left, right) = (margins.left, size.0 - margins.right);
     if plot.difference {
         let zero = canvas.place(x_range.0, 0.0).1;

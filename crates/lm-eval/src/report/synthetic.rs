@@ -92,6 +92,7 @@ pub(super) fn figures(layer: usize, zero_share: f64) -> FfnFigures {
         max_abs: 3.0,
         kurtosis: Some(4.0),
         octaves: vec![(-3, 5), (-1, 40), (0, 20)],
+        negative_octaves: Some(vec![(-3, 5)]),
         saturated: Vec::new(),
     }
 }
