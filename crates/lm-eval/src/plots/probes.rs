@@ -27,6 +27,7 @@ pub fn sparsity(id: &str, alt: &str, layers: &[LayerSparsity]) -> Option<Svg> {
             label: layer.layer.clone(),
             stroke: Stroke::of(i + 1),
             points: layer.shares.iter().map(point).collect(),
+            mark: None,
         }
     };
     let drawn = layers.iter().enumerate().map(curve).collect();

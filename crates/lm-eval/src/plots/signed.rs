@@ -70,7 +70,8 @@ type Outline = Vec<(f64, f64)>;
 impl SignedOctaves {
     /// Outlines of both sides, in shares of all values: negative, positive.
     fn outlines(&self, octaves: Octaves, floor: f64) -> [Outline; 2] {
-        let total = [&self.negative, &self.positive].into_iter().flatten().map(|(_, count)| *count).sum::<u64>();
+        let total =
+            [&self.negative, &self.positive].into_iter().flatten().map(|(_, count)| *count).sum::<u64>();
         let share = |count: u64| (1.0 - self.zero_share) * count as f64 / total.max(1) as f64;
         let side = |counts: &[(i32, u64)]| -> Outline {
             let of = |k: i32| {
@@ -79,7 +80,8 @@ impl SignedOctaves {
             };
             let counted: Vec<i32> = (octaves.first..=octaves.last).filter(|k| of(*k) > floor).collect();
             let (Some(&first), Some(&last)) = (counted.first(), counted.last()) else { return Vec::new() };
-            let tops = (first..=last).flat_map(|k| [(octaves.place(k), of(k)), (octaves.place(k + 1), of(k))]);
+            let tops =
+                (first..=last).flat_map(|k| [(octaves.place(k), of(k)), (octaves.place(k + 1), of(k))]);
             let start = (octaves.place(first), floor);
             [start].into_iter().chain(tops).chain([(octaves.place(last + 1), floor)]).collect()
         };
@@ -106,13 +108,19 @@ pub fn signed_histogram(id: &str, alt: &str, octaves: Octaves, layers: &[SignedO
     let edge = octaves.place(octaves.last + 1);
     let label = "hidden activation: size in powers of two, with its sign".to_owned();
     let x = Axis { label, range: (-edge, edge), log: false, ticks: 5, signed: false };
-    let y = Axis { label: "share of values".to_owned(), range: (floor, 1.0), log: true, ticks: 4, signed: false };
+    let y =
+        Axis { label: "share of values".to_owned(), range: (floor, 1.0), log: true, ticks: 4, signed: false };
     let texts: Vec<[String; 2]> = layers.iter().map(|layer| [layer.label.clone(), zeros(layer)]).collect();
     let shown = if layers.len() <= WITH_ZEROS { 2 } else { 1 };
-    let widest = texts.iter().flat_map(|lines| &lines[..shown]).map(|text| width(text, TEXT)).fold(0.0, f64::max);
+    let widest =
+        texts.iter().flat_map(|lines| &lines[..shown]).map(|text| width(text, TEXT)).fold(0.0, f64::max);
     let size = (WIDTH, 280.0);
-    let margins =
-        Margins { left: y.label_width() + 14.0, right: (widest + 18.0).min(0.4 * WIDTH), top: 30.0, bottom: 42.0 };
+    let margins = Margins {
+        left: y.label_width() + 14.0,
+        right: (widest + 18.0).min(0.4 * WIDTH),
+        top: 30.0,
+        bottom: 42.0,
+    };
 
     let mut marks = Marks::default();
     let half = 0.8 * octaves.zero();
@@ -205,7 +213,8 @@ mod tests {
     #[test]
     fn a_side_without_values_and_zeros_that_never_were_are_not_drawn() {
         let octaves = Octaves { first: -8, last: 2 };
-        let draw = |layer: SignedOctaves| signed_histogram("values", "Values", octaves, &[layer]).unwrap().inline();
+        let draw =
+            |layer: SignedOctaves| signed_histogram("values", "Values", octaves, &[layer]).unwrap().inline();
         let bands = |text: &str| text.matches("fill-opacity").count() + text.matches(" opacity=").count();
         let relu = draw(layer(0.875, &[], &[(-3, 7), (1, 1)]));
         assert!(relu.contains(">0: 87.5\u{a0}%<") && bands(&relu) == 2, "{relu}");

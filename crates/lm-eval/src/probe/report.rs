@@ -55,7 +55,8 @@ fn sparsity(probe: &ProbeReport) -> Table {
     let negative = |layer: &LayerReport| layer.hidden.negative_share().unwrap_or(0.0);
     let at_cett = format!("dropped at CETT {CETT_LEVEL}");
     let at_ppl = format!("at +{}% perplexity", 100.0 * ppl.rise);
-    let mut table = table(&["layer", "units", "zero", "negative", "|h| < eps", "eps", dead, &at_cett, &at_ppl]);
+    let mut table =
+        table(&["layer", "units", "zero", "negative", "|h| < eps", "eps", dead, &at_cett, &at_ppl]);
     for ((i, layer), dropped) in probe.layers.iter().enumerate().zip(&ppl.layers) {
         table.add_row(cells([
             i.to_string(),

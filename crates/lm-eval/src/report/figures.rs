@@ -1,6 +1,6 @@
 //! The plots of a report, each with what it shows.
 
-use super::curves::AllCurves;
+use super::curves::{AllCurves, HeldOut};
 use super::logs::Logs;
 use super::over_steps::Drawing;
 use super::panels::{Panel, panels, recipes};
@@ -52,6 +52,10 @@ impl Figures {
 pub(super) fn figures(comparison: &Comparison) -> Figures {
     let logs = Logs::read(comparison);
     let all = AllCurves::new(comparison, &logs);
+    let (held_out, not_held_out) = match HeldOut::new(comparison, &logs) {
+        Ok(found) => (found, None),
+        Err(why) => (None, Some(why)),
+    };
     let panels = panels(comparison);
     let mut found = Figures {
         differences: forests(comparison),
@@ -60,13 +64,17 @@ pub(super) fn figures(comparison: &Comparison) -> Figures {
         ..Figures::default()
     };
     for (i, panel) in panels.iter().enumerate() {
-        let drawing = Drawing { comparison, all: &all, half_life: logs.half_life, panel, index: i };
+        let (half_life, held_out) = (logs.half_life, held_out.as_ref());
+        let drawing = Drawing { comparison, all: &all, held_out, half_life, panel, index: i };
         found.steps.extend(drawing.gaps());
         found.steps.extend(drawing.losses(Scale::Log));
+        found.steps.extend(drawing.held_out_gaps());
+        found.steps.extend(drawing.held_out());
         found.further.extend(drawing.losses(Scale::Linear));
         found.further.extend(drawing.over_time());
     }
     found.notes = notes(comparison, &all, &panels);
+    found.notes.extend(not_held_out);
     found
 }
 

@@ -67,17 +67,15 @@ fn layer(name: &str) -> (usize, String) {
 
 /// Means over seeds.
 fn zero_shares(name: &str, steps: &BTreeMap<u64, Vec<&FfnFigures>>) -> LayerSparsity {
-    let mean = |(&step, seen): (&u64, &Vec<&FfnFigures>)| {
-        (step, mean_zero_share(seen))
-    };
+    let mean = |(&step, seen): (&u64, &Vec<&FfnFigures>)| (step, mean_zero_share(seen));
     LayerSparsity { layer: name.to_owned(), shares: steps.iter().map(mean).collect() }
 }
 
 /// Counts of all seeds together, by sign; `None` if one of them does not know signs.
 fn signed(name: &str, seen: &[&FfnFigures]) -> Option<SignedOctaves> {
-    let mut negative = Counts::new();
-    let mut positive = counts(seen);
-    for &(octave, count) in seen.iter().map(|ffn| ffn.negative_octaves.as_ref()).collect::<Option<Vec<_>>>()?.into_iter().flatten() {
+    let known: Option<Vec<_>> = seen.iter().map(|ffn| ffn.negative_octaves.as_ref()).collect();
+    let (mut negative, mut positive) = (Counts::new(), counts(seen));
+    for &(octave, count) in known?.into_iter().flatten() {
         *negative.entry(octave).or_default() += count;
         let all = positive.entry(octave).or_default();
         *all = all.saturating_sub(count);

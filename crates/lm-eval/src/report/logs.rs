@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use lm_train::config::TrainConfig;
 use lm_train::probe::FfnFigures;
 use lm_train::record::{Metric, read_metrics};
 
+use super::asked;
 use crate::compare::{Comparison, RunRow};
 use crate::diverge::curve::smoothed;
 
@@ -22,6 +24,8 @@ pub(super) type Points = BTreeMap<u64, (f64, f64)>;
 pub(super) struct Log {
     /// Training losses, smoothed; not all steps of a long run.
     pub training: Points,
+    /// Held-out losses on the way, as they were measured.
+    pub held_out: Points,
     /// What probes saw, with the step, in the order of the file.
     pub probes: Vec<(u64, FfnFigures)>,
 }
@@ -63,15 +67,26 @@ impl Log {
                     seconds.push(wall_s);
                 }
                 Metric::Probe { step, ffn } => log.probes.push((step, ffn)),
-                Metric::Step { loss: None, .. }
-                | Metric::Eval { .. }
-                | Metric::Health { .. }
-                | Metric::Alignment { .. } => {}
+                Metric::Eval { step, val_loss, wall_s, .. } => {
+                    log.held_out.insert(step, (val_loss, wall_s));
+                }
+                Metric::Step { loss: None, .. } | Metric::Health { .. } | Metric::Alignment { .. } => {}
             }
         }
         log.training = training(&losses, &seconds, half_life);
         log
     }
+}
+
+/// Held-out tokens that a run measured its loss on while it trained; at most those that it has, which it is measured on in the
+/// end. `None` for a run that has not finished.
+pub(super) fn tokens_on_the_way(run: &RunRow) -> Option<u64> {
+    let validation = run.summary.validation.as_ref()?;
+    let config = asked::config(Path::new(&run.dir));
+    let sequences =
+        config.as_ref().and_then(|config| config.get("train")?.get("eval_sequences")?.as_integer());
+    let sequences = sequences.map_or(TrainConfig::default().eval_sequences as u64, |n| n.unsigned_abs());
+    Some((sequences * validation.seq_len as u64).min(validation.tokens))
 }
 
 /// The smoothed curve of (step, loss), reached after so many seconds.
@@ -93,11 +108,18 @@ mod tests {
     #[test]
     fn lines_are_sorted_by_what_they_tell() {
         let probe = |step| Metric::Probe { step, ffn: figures(0, 0.5) };
-        let lines =
-            vec![step_line(1, Some(4.0), 0.5), probe(1), step_line(2, None, 1.0), step_line(3, Some(2.0), 1.5)];
+        let eval = Metric::Eval { step: 2, tokens: 20, val_loss: 3.5, wall_s: 1.25 };
+        let lines = vec![
+            step_line(1, Some(4.0), 0.5),
+            probe(1),
+            step_line(2, None, 1.0),
+            eval,
+            step_line(3, Some(2.0), 1.5),
+        ];
         let log = Log::new(lines, 1.0);
         // With a half-life of one step, the loss two steps before counts a quarter.
         assert_eq!(log.training, Points::from([(1, (4.0, 0.5)), (3, ((4.0 * 0.25 + 2.0) / 1.25, 1.5))]));
+        assert_eq!(log.held_out, Points::from([(2, (3.5, 1.25))]));
         assert_eq!(log.probes, [(1, figures(0, 0.5))]);
         assert_eq!(Log::new(Vec::new(), 1.0), Log::default());
     }

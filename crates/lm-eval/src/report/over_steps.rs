@@ -1,8 +1,9 @@
 //! Plots over steps and time: losses of the arms of a panel, and their differences.
 
-use super::curves::AllCurves;
+use super::curves::{AllCurves, ArmCurves, HeldOut};
 use super::figures::Figure;
 use super::panels::{Line, Panel};
+use super::setup::grouped;
 use crate::compare::{Comparison, precision};
 use crate::plots::{self, Curve, CurvePoint, Curves, Scale};
 
@@ -13,6 +14,8 @@ const LATE: f64 = 0.1;
 pub(super) struct Drawing<'a> {
     pub comparison: &'a Comparison,
     pub all: &'a AllCurves<'a>,
+    /// Held-out losses on the way, where there are any.
+    pub held_out: Option<&'a HeldOut<'a>>,
     pub half_life: f64,
     pub panel: &'a Panel<'a>,
     pub index: usize,
@@ -38,9 +41,17 @@ impl Drawing<'_> {
 
     /// The lines with their points, those of the baseline or full precision last and so on top.
     fn curves(&self, points: impl Fn(&Line<'_>) -> Option<Vec<CurvePoint>>) -> Vec<Curve> {
+        self.marked_curves(|line| Some((points(line)?, None)))
+    }
+
+    /// The same with a mark apart from the line.
+    fn marked_curves(
+        &self,
+        curve: impl Fn(&Line<'_>) -> Option<(Vec<CurvePoint>, Option<(f64, f64)>)>,
+    ) -> Vec<Curve> {
         let curve = |line: &Line<'_>| {
-            let points = points(line).filter(|points| !points.is_empty())?;
-            Some(Curve { label: line.label.clone(), stroke: line.stroke, points })
+            let (points, mark) = curve(line).filter(|(points, _)| !points.is_empty())?;
+            Some(Curve { label: line.label.clone(), stroke: line.stroke, points, mark })
         };
         self.panel.lines.iter().rev().filter_map(curve).collect()
     }
@@ -88,23 +99,30 @@ impl Drawing<'_> {
         self.draw("loss-time", "losses over measured time", caption, &plot)
     }
 
+    /// What differences are taken from: the label of an arm, and what it is called.
+    fn reference(&self) -> Option<(&str, &str)> {
+        if self.comparison.has_precisions() {
+            let full = self.panel.lines.iter().find(|line| precision::is_full(&line.arm.recipe))?;
+            Some((&full.arm.label, precision::FULL))
+        } else {
+            Some((&self.comparison.baseline, &self.comparison.baseline))
+        }
+    }
+
+    /// Whether the arm of a line has a difference from the reference.
+    fn is_compared(&self, line: &Line<'_>) -> bool {
+        let arm = line.arm;
+        if self.comparison.has_precisions() { arm.gap_fp32.is_some() } else { arm.difference.is_some() }
+    }
+
     /// Differences from full precision where the panel is of precisions, else from the baseline.
     pub fn gaps(&self) -> Option<Figure> {
-        let by_precision = self.comparison.has_precisions();
-        let reference = if by_precision {
-            self.panel.lines.iter().find(|line| precision::is_full(&line.arm.recipe))?.arm.label.as_str()
-        } else {
-            self.comparison.baseline.as_str()
-        };
+        let (reference, against) = self.reference()?;
         let theirs = self.all.of(reference)?;
-        let pair = |line: &Line<'_>| {
-            let has_difference = if by_precision { &line.arm.gap_fp32 } else { &line.arm.difference };
-            has_difference.as_ref()?;
-            Some(self.all.of(&line.arm.label)?.minus(theirs))
-        };
-        let against = if by_precision { precision::FULL } else { reference };
         let y = format!("difference from {against}, nats per token");
-        let curves = self.curves(|line| pair(line));
+        let curves = self.curves(|line| {
+            self.is_compared(line).then(|| Some(self.all.of(&line.arm.label)?.minus(theirs))).flatten()
+        });
         let plot = Curves { x: "step", y: &y, difference: true, from: LATE, curves, ..LOSS };
         let caption = format!(
             "Training loss minus that of {reference} at the same step of the same seed, {}{}. Below zero is better than \
@@ -113,6 +131,55 @@ impl Drawing<'_> {
             self.band()
         );
         self.draw("gap", &format!("difference from {against} over steps"), caption, &plot)
+    }
+
+    /// Held-out losses on the way.
+    pub fn held_out(&self) -> Option<Figure> {
+        let held_out = self.held_out?;
+        let curves = self.marked_curves(|line| {
+            let arm = held_out.of(&line.arm.label)?;
+            Some((arm.over_steps(), arm.end()))
+        });
+        let (text, end) = self.held_out_text(held_out, &curves, "the loss");
+        let late = late(&curves);
+        let caption = format!("Held-out loss {text}{}{end}{late}", self.band());
+        let plot = Curves { y: "held-out loss, nats per token", from: LATE, curves, ..LOSS };
+        self.draw("held-out", "held-out losses on the way", caption, &plot)
+    }
+
+    /// Their differences, as in [`Self::gaps`].
+    pub fn held_out_gaps(&self) -> Option<Figure> {
+        let held_out = self.held_out?;
+        let (reference, against) = self.reference()?;
+        let theirs = held_out.of(reference)?;
+        let pair = |arm: &ArmCurves<'_>| (arm.minus(theirs), arm.end_minus(theirs));
+        let curves = self.marked_curves(|line| {
+            self.is_compared(line).then(|| held_out.of(&line.arm.label).map(pair)).flatten()
+        });
+        let (text, end) = self.held_out_text(held_out, &curves, "the difference");
+        let caption = format!(
+            "Held-out loss minus that of {reference} at the same step of the same seed, {text}{}{end}. Below zero is better \
+             than {against}",
+            self.band()
+        );
+        let y = format!("difference from {against}, nats per token");
+        let plot = Curves { y: &y, difference: true, from: LATE, curves, ..LOSS };
+        self.draw("held-out-gap", &format!("held-out difference from {against} on the way"), caption, &plot)
+    }
+
+    /// What text the losses on the way are of, and what rings are.
+    fn held_out_text(&self, held_out: &HeldOut<'_>, curves: &[Curve], what: &str) -> (String, String) {
+        let tokens = grouped(held_out.tokens);
+        if curves.iter().all(|curve| curve.mark.is_none()) {
+            return (format!("on all {tokens} held-out tokens"), String::new());
+        }
+        let of = held_out.at_end.map_or_else(String::new, |all| format!(" of {}", grouped(all)));
+        let text = format!("on the first {tokens}{of} held-out tokens");
+        let mean = if self.band().is_empty() { "" } else { ", mean over seeds" };
+        let end = format!(
+            "; rings: {what} at the end on all of them{mean}, to which no line leads since it is of other text"
+        );
+        (text, end)
     }
 }
 
@@ -126,3 +193,16 @@ const LOSS: Curves<'static> = Curves {
     from: 0.0,
     curves: Vec::new(),
 };
+
+/// What to say where the beginning leaves the frame.
+fn late(curves: &[Curve]) -> &'static str {
+    let last = curves
+        .iter()
+        .flat_map(|curve| curve.points.iter().map(|point| point.x).chain(curve.mark.map(|(x, _)| x)));
+    let limit = LATE * last.fold(0.0, f64::max);
+    if curves.iter().any(|curve| curve.points[0].x < limit) {
+        "; the vertical range is that after the first tenth of the steps"
+    } else {
+        ""
+    }
+}

@@ -103,9 +103,21 @@ pub(super) fn append_probes(dir: &Path, shares: &[(u64, f64)]) {
     let mut text = fs::read_to_string(&path).expect("metrics");
     for &(step, zero_share) in shares {
         for layer in 0..2 {
-            let line = serde_json::to_string(&Metric::Probe { step, ffn: figures(layer, zero_share) }).expect("a metric is plain");
+            let line = serde_json::to_string(&Metric::Probe { step, ffn: figures(layer, zero_share) })
+                .expect("a metric is plain");
             text += &(line + "\n");
         }
+    }
+    fs::write(path, text).expect("a file");
+}
+
+/// Adds held-out losses on the way to the metrics of a run: (step, loss).
+pub(super) fn append_evals(dir: &Path, losses: &[(u64, f64)]) {
+    let path = dir.join("metrics.jsonl");
+    let mut text = fs::read_to_string(&path).expect("metrics");
+    for &(step, val_loss) in losses {
+        let line = Metric::Eval { step, tokens: step * 2048, val_loss, wall_s: 0.06 * step as f64 };
+        text += &(serde_json::to_string(&line).expect("a metric is plain") + "\n");
     }
     fs::write(path, text).expect("a file");
 }

@@ -19,7 +19,8 @@ impl CellNames {
     pub fn new(axes: &[(String, Vec<Value>)]) -> Self {
         let texts: Vec<BTreeSet<String>> =
             axes.iter().map(|(_, values)| values.iter().map(written).collect()).collect();
-        let others = |i: usize| texts.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, texts)| texts);
+        let others =
+            |i: usize| texts.iter().enumerate().filter(move |(j, _)| i != *j).map(|(_, texts)| texts);
         let is_bare = |(i, (key, values)): (usize, &(String, Vec<Value>))| {
             leaf(key) == "preset"
                 || values.iter().all(is_word) && others(i).all(|theirs| texts[i].is_disjoint(theirs))
@@ -71,8 +72,10 @@ mod tests {
             let longer = |point: &Vec<(String, Value)>, value: &Value| {
                 point.iter().cloned().chain([(key.clone(), value.clone())]).collect()
             };
-            points =
-                points.iter().flat_map(|point| values.iter().map(move |value| longer(point, value))).collect();
+            points = points
+                .iter()
+                .flat_map(|point| values.iter().map(move |value| longer(point, value)))
+                .collect();
         }
         let names = CellNames::new(&axes);
         points.iter().map(|point| names.of(point)).collect()
@@ -84,7 +87,11 @@ mod tests {
             names("'model.ffn.activation' = ['elu', 'selu']\n'optim.lr' = [1e-3]\nseed = [3]"),
             ["elu-lr0.001-seed3", "selu-lr0.001-seed3"]
         );
-        assert_eq!(names("'schedule.kind' = ['wsd', '3-part']"), ["kindwsd", "kind3-part"], "not all are words");
+        assert_eq!(
+            names("'schedule.kind' = ['wsd', '3-part']"),
+            ["kindwsd", "kind3-part"],
+            "not all are words"
+        );
         assert_eq!(names("'optim.lr' = [-1]\n'data.train' = [['a b.txt']]"), ["lr-1-train___a_b.txt__"]);
     }
 
