@@ -140,11 +140,13 @@ pub fn signed_histogram(id: &str, alt: &str, octaves: Octaves, layers: &[SignedO
     }
     let mut canvas = Canvas::new(Frame { size, margins, x, y, x_ticks: false, y_ticks: true }, marks);
     let bottom = size.1 - margins.bottom;
-    let ticks = octaves.ticks().into_iter().flat_map(|k| {
-        let (place, text) = (octaves.place(k), power_of_two(k));
-        [(-place, format!("\u{2212}{text}")), (place, text)]
-    });
-    for (place, text) in ticks.chain([(0.0, "0".to_owned())]) {
+    let at = |k: i32| canvas.place(octaves.place(k), 1.0).0 - canvas.place(0.0, 1.0).0;
+    // The label of zero keeps its place; those beside it need room on both sides.
+    let has_room = |k: &i32| at(*k) > (width(&signed_power(*k), TEXT) + width("0", TEXT)) / 2.0 + 6.0;
+    let ticks: Vec<i32> = octaves.ticks().into_iter().filter(has_room).collect();
+    let both =
+        ticks.into_iter().flat_map(|k| [(-octaves.place(k), signed_power(k)), (octaves.place(k), power(k))]);
+    for (place, text) in both.chain([(0.0, "0".to_owned())]) {
         let x = canvas.place(place, 1.0).0;
         canvas.segment((x, bottom), (x, bottom + 4.0), RULE, 1.0, None);
         canvas.text((x, bottom + 17.0), &text, Anchor::Middle, INK);
@@ -171,8 +173,13 @@ fn zeros(layer: &SignedOctaves) -> String {
     }
 }
 
-/// 2 with an exponent.
-fn power_of_two(k: i32) -> String {
+/// -(2^k), as a label.
+fn signed_power(k: i32) -> String {
+    format!("\u{2212}{}", power(k))
+}
+
+/// 2^k, as a label.
+fn power(k: i32) -> String {
     const DIGITS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
     let sign = if k < 0 { "⁻" } else { "" };
     let digits = k.unsigned_abs().to_string();
@@ -223,6 +230,7 @@ mod tests {
         for tick in [">\u{2212}2⁰<", ">0<", ">2⁻⁴<"] {
             assert!(relu.contains(tick), "{tick} in {relu}");
         }
+        assert!(!relu.contains(">2⁻⁸<"), "no room beside zero: {relu}");
     }
 
     #[test]
@@ -236,6 +244,6 @@ mod tests {
 
     #[test]
     fn exponents_are_raised() {
-        assert_eq!([0, -12, 3].map(power_of_two), ["2⁰", "2⁻¹²", "2³"]);
+        assert_eq!([0, -12, 3].map(power), ["2⁰", "2⁻¹²", "2³"]);
     }
 }

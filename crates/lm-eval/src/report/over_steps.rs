@@ -9,6 +9,8 @@ use crate::plots::{self, Curve, CurvePoint, Curves, Scale};
 
 /// Share of the training that plots over even steps leave out of their vertical range.
 const LATE: f64 = 0.1;
+/// The same for held-out losses on the way, which are few and begin late.
+const HELD_OUT_LATE: f64 = 0.25;
 
 /// Everything a plot over steps is made of.
 pub(super) struct Drawing<'a> {
@@ -143,7 +145,7 @@ impl Drawing<'_> {
         let (text, end) = self.held_out_text(held_out, &curves, "the loss");
         let late = late(&curves);
         let caption = format!("Held-out loss {text}{}{end}{late}", self.band());
-        let plot = Curves { y: "held-out loss, nats per token", from: LATE, curves, ..LOSS };
+        let plot = Curves { y: "held-out loss, nats per token", from: HELD_OUT_LATE, curves, ..LOSS };
         self.draw("held-out", "held-out losses on the way", caption, &plot)
     }
 
@@ -163,7 +165,7 @@ impl Drawing<'_> {
             self.band()
         );
         let y = format!("difference from {against}, nats per token");
-        let plot = Curves { y: &y, difference: true, from: LATE, curves, ..LOSS };
+        let plot = Curves { y: &y, difference: true, from: HELD_OUT_LATE, curves, ..LOSS };
         self.draw("held-out-gap", &format!("held-out difference from {against} on the way"), caption, &plot)
     }
 
@@ -199,9 +201,9 @@ fn late(curves: &[Curve]) -> &'static str {
     let last = curves
         .iter()
         .flat_map(|curve| curve.points.iter().map(|point| point.x).chain(curve.mark.map(|(x, _)| x)));
-    let limit = LATE * last.fold(0.0, f64::max);
+    let limit = HELD_OUT_LATE * last.fold(0.0, f64::max);
     if curves.iter().any(|curve| curve.points[0].x < limit) {
-        "; the vertical range is that after the first tenth of the steps"
+        "; the vertical range is that after the first quarter of the steps"
     } else {
         ""
     }
