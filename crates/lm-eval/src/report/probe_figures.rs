@@ -40,7 +40,8 @@ fn of_arm(index: usize, inside: &Inside<'_>, octaves: Option<Octaves>) -> Vec<Fi
             "activations",
             "hidden activations",
             "Hidden activations at the last look by sign and size, by layer, all seeds together: negative to the left, positive \
-             to the right, exact zeros as bars in the middle. The horizontal axis is that of all arms",
+             to the right, exact zeros as bars in the middle; the bars beside them hold all that is smaller. The horizontal axis is \
+             that of all arms",
             &|id, alt| signed_histogram(id, alt, octaves?, layers),
         ),
         Values::Sizes(sizes) => figure(
