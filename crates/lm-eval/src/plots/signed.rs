@@ -104,7 +104,8 @@ pub fn signed_histogram(id: &str, alt: &str, octaves: Octaves, layers: &[SignedO
     if layers.is_empty() {
         return None;
     }
-    let floor = 10f64.powf(least.max(LEAST_SHARE).log10().floor());
+    // At least a power of ten is shown, even where every value is zero.
+    let floor = 10f64.powf(least.max(LEAST_SHARE).log10().floor().min(-1.0));
     let edge = octaves.place(octaves.last + 1);
     let label = "hidden activation: size in powers of two, with its sign".to_owned();
     let x = Axis { label, range: (-edge, edge), log: false, ticks: 5, signed: false };

@@ -92,7 +92,7 @@ mod tests {
             ["kindwsd", "kind3-part"],
             "not all are words"
         );
-        assert_eq!(names("'optim.lr' = [-1]\n'data.train' = [['a b.txt']]"), ["lr-1-train___a_b.txt__"]);
+        assert_eq!(names("'optim.lr' = [-1]\n'data.train' = [['a b.txt']]"), ["lr-1-train__a_b.txt__"]);
     }
 
     #[test]
