@@ -55,6 +55,7 @@ fn the_json_has_the_promised_shape_and_agrees_with_eval() {
             "max_abs",
             "kurtosis",
             "octaves",
+            "negative_octaves",
             "saturated"
         ]
     );

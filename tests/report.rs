@@ -10,9 +10,19 @@ use ffnlab_tests::{Sandbox, TINY};
 fn sweep(sandbox: &Sandbox) {
     let grid = "[sweep]\n\"model.ffn.preset\" = [\"relu\", \"swiglu\"]\n\"precision.preset\" = [\"fp32\", \"bf16\", \"int8\"]\nseed = [0, 1]\n";
     sandbox.write("grid.toml", format!("{TINY}\n{grid}"));
-    sandbox.ok(&["sweep", "grid.toml", "--out", "runs/grid"]);
+    sandbox.ok(&["sweep", "grid.toml", "--out", "runs/grid", "-o", "train.probe_every=12"]);
     sandbox.write("tiny.toml", TINY);
-    let wild = ["-o", "optim.lr=1", "-o", "optim.weight_decay=100", "-o", "schedule.warmup_steps=0"];
+    // As the others, which looked too: when to look is part of a config.
+    let wild = [
+        "-o",
+        "train.probe_every=12",
+        "-o",
+        "optim.lr=1",
+        "-o",
+        "optim.weight_decay=100",
+        "-o",
+        "schedule.warmup_steps=0",
+    ];
     sandbox.ok(&[&["train", "tiny.toml", "--out", "runs/wild"], &wild[..]].concat());
 }
 
@@ -135,6 +145,10 @@ fn the_page_works_in_a_browser() {
         let smallest = browser.evaluate(SMALLEST_LABEL).as_f64().unwrap();
         assert!(smallest >= 9.0, "{name}: labels of {smallest} pixels");
         assert!(browser.evaluate("document.querySelectorAll('figure svg').length").as_u64().unwrap() >= 9);
+        for figure in ["held-out-0", "held-out-gap-0", "sparsity-0", "activations-0"] {
+            let found = browser.evaluate(&format!("document.getElementById('{figure}') !== null"));
+            assert_eq!(found, true, "{name}: {figure}");
+        }
         let sorted = "(() => { const heading = document.querySelector('table.sortable th'); heading.click(); return heading.ariaSort; })()";
         assert_eq!(browser.evaluate(sorted), "ascending", "{name}");
         assert_eq!(browser.complaints(), Vec::<&serde_json::Value>::new(), "{name}");

@@ -38,6 +38,24 @@ fn a_cell_is_the_run_that_train_would_make() {
     assert_eq!(sandbox.losses(cell), sandbox.losses("alone"));
 }
 
+#[test]
+fn words_name_cells_and_a_run_under_an_older_name_is_still_that_run() {
+    let sandbox = Sandbox::new();
+    let grid = "[model.ffn]\nkind = \"ungated\"\n[sweep]\n\"model.ffn.activation\" = [\"elu\", \"selu\"]\nseed = [3]\n";
+    sandbox.write("grid.toml", format!("{TINY}\n{grid}"));
+    let sweep = ["sweep", "grid.toml", "--out", "runs"];
+    let plan = |sandbox: &Sandbox| sandbox.json(&[&sweep[..], &["--dry-run", "--json"]].concat());
+    let fresh = plan(&sandbox);
+    assert_eq!((&fresh[0]["name"], &fresh[1]["name"]), (&"elu-seed3".into(), &"selu-seed3".into()));
+    sandbox.ok(&sweep);
+    let out = fresh[0]["out"].as_str().unwrap();
+    let older = out.replace("elu-seed3", "activationelu-seed3");
+    std::fs::rename(sandbox.path(out), sandbox.path(&older)).unwrap();
+    let again = plan(&sandbox);
+    assert_eq!((&again[0]["out"], &again[0]["ended"]), (&older.into(), &true.into()));
+    assert_eq!((&again[1]["out"], &again[1]["ended"]), (&fresh[1]["out"], &true.into()));
+}
+
 /// Cores that the runs of a grid of two seeds could run on, by run; and those of a run outside of any grid.
 #[cfg(target_os = "linux")]
 fn cores_of_two_cells(keep_to: Option<&[u64]>) -> (Vec<Vec<u64>>, Vec<u64>) {

@@ -1,5 +1,6 @@
 //! `ffnlab sweep`: every cell of a grid.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -122,7 +123,21 @@ impl Folder {
         };
         let id = config.run_id(&fingerprint)?;
         self.known = Some((config.data.clone(), config.tokenizer.clone(), fingerprint));
-        Ok(Job { out: self.path.join(format!("{name}-{}", &id[..8])), name, config, id })
+        Ok(Job { out: self.directory(&name, &id[..8]), name, config, id })
+    }
+
+    /// `NAME-ID`, or the directory that holds this run under another name, which is a matter of taste and versions.
+    fn directory(&self, name: &str, id: &str) -> PathBuf {
+        let wanted = self.path.join(format!("{name}-{id}"));
+        if wanted.exists() {
+            return wanted;
+        }
+        let of_this_run = |entry: &Path| {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.strip_suffix(id).is_some_and(|rest| rest.ends_with('-'))
+        };
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|entry| of_this_run(entry)).min().unwrap_or(wanted)
     }
 }
 

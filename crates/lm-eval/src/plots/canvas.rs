@@ -105,6 +105,8 @@ pub(super) struct Frame {
     pub margins: Margins,
     pub x: Axis,
     pub y: Axis,
+    /// Whether the x axis has ticks and lines across; without, the plot writes its own.
+    pub x_ticks: bool,
     /// Whether the y axis has ticks and lines across, or only places for rows.
     pub y_ticks: bool,
 }
@@ -159,7 +161,7 @@ pub(super) struct Canvas {
 impl Canvas {
     /// Draws the frame and `marks`.
     pub fn new(frame: Frame, mut marks: Marks) -> Self {
-        let Frame { size, margins, x, y, y_ticks } = frame;
+        let Frame { size, margins, x, y, x_ticks, y_ticks } = frame;
         let x = x.fitting(size.0 - margins.left - margins.right);
         let theme = Theme {
             background: "none".to_owned(),
@@ -185,6 +187,9 @@ impl Canvas {
         (layout.y_axis_min, layout.y_axis_max) = (Some(y.range.0), Some(y.range.1));
         layout = if x.log { layout.with_log_x() } else { layout.with_x_tick_step(x.step()) };
         layout = if y.log { layout.with_log_y() } else { layout.with_y_tick_step(y.step()) };
+        if !x_ticks {
+            layout.x_categories = Some(Vec::new());
+        }
         if !y_ticks {
             layout.y_categories = Some(Vec::new());
         }

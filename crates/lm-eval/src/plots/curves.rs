@@ -2,7 +2,7 @@
 
 use super::canvas::{Axis, Canvas, Frame, Margins, Marks, WIDTH};
 use super::labels::{EndLabel, beside_ends, room_beside};
-use super::palette::{MUTED, Stroke};
+use super::palette::{MUTED, PAPER, Stroke};
 use super::range::{cut, range};
 use super::svg::Svg;
 
@@ -28,6 +28,15 @@ pub struct Curve {
     pub stroke: Stroke,
     /// Its points by ascending x; never empty.
     pub points: Vec<CurvePoint>,
+    /// Something else measured later, (x, y), drawn as a ring that no line leads to.
+    pub mark: Option<(f64, f64)>,
+}
+
+impl Curve {
+    /// Height of what is furthest to the right, where the label stands; `points` are those that are drawn.
+    fn end(&self, points: &[CurvePoint]) -> f64 {
+        self.mark.map_or_else(|| points[points.len() - 1].mean, |(_, y)| y)
+    }
 }
 
 /// Scale of the horizontal axis.
@@ -75,7 +84,9 @@ pub fn curves(plot: &Curves<'_>) -> Option<Svg> {
         .map(|curve| (curve, thinned(&curve.points, plot.scale)))
         .filter(|(_, points)| !points.is_empty())
         .collect();
-    let x_range = range(shown.iter().flat_map(|(_, points)| points.iter().map(|point| point.x)))?;
+    let marks_x = shown.iter().filter_map(|(curve, _)| Some(curve.mark?.0));
+    let x_range =
+        range(shown.iter().flat_map(|(_, points)| points.iter().map(|point| point.x)).chain(marks_x))?;
     let x_range = match plot.scale {
         Scale::Linear => (x_range.0.min(0.0), x_range.1),
         Scale::Log => x_range,
@@ -85,7 +96,7 @@ pub fn curves(plot: &Curves<'_>) -> Option<Svg> {
     let y_range = vertical(&shown, first, plot.difference)?;
 
     // Where a curve leaves the frame for good, its label says to which side.
-    let text = |(curve, points): &(&Curve, Vec<CurvePoint>)| match points[points.len() - 1].mean {
+    let text = |(curve, points): &(&Curve, Vec<CurvePoint>)| match curve.end(points) {
         end if end > y_range.1 => format!("{} ↑", curve.label),
         end if end < y_range.0 => format!("{} ↓", curve.label),
         _ => curve.label.clone(),
@@ -114,18 +125,31 @@ pub fn curves(plot: &Curves<'_>) -> Option<Svg> {
     for (curve, points) in &shown {
         marks.line(points.iter().map(|point| (point.x, point.mean)), curve.stroke, 1.8);
     }
-    let mut canvas = Canvas::new(Frame { size, margins, x, y, y_ticks: true }, marks);
+    let mut canvas = Canvas::new(Frame { size, margins, x, y, x_ticks: true, y_ticks: true }, marks);
     let (left, right) = (margins.left, size.0 - margins.right);
     if plot.difference {
         let zero = canvas.place(x_range.0, 0.0).1;
         canvas.segment((left, zero), (right, zero), MUTED, 1.0, Some("4 3"));
     }
     let label = |line: &(&Curve, Vec<CurvePoint>)| {
-        let end = line.1[line.1.len() - 1];
-        EndLabel { text: text(line), colour: line.0.stroke.colour(), y: canvas.place(end.x, end.mean).1 }
+        let y = canvas.place(x_range.1, line.0.end(&line.1)).1;
+        EndLabel { text: text(line), colour: line.0.stroke.colour(), y }
     };
     let labels: Vec<EndLabel> = shown.iter().map(label).collect();
     beside_ends(&mut canvas, (right, room), (margins.top, size.1 - margins.bottom + 4.0), &labels);
+    let is_inside = |y: f64| (y_range.0..=y_range.1).contains(&y);
+    for (curve, points) in &shown {
+        let colour = curve.stroke.colour();
+        // A point alone is no line.
+        if let [only] = points[..]
+            && is_inside(only.mean)
+        {
+            canvas.disc(canvas.place(only.x, only.mean), 2.4, &colour, &colour);
+        }
+        if let Some((x, y)) = curve.mark.filter(|(_, y)| is_inside(*y)) {
+            canvas.disc(canvas.place(x, y), 3.6, PAPER, &colour);
+        }
+    }
     Some(canvas.finish(plot.id, plot.alt))
 }
 
@@ -163,11 +187,14 @@ fn vertical(shown: &[(&Curve, Vec<CurvePoint>)], first: f64, difference: bool) -
         if late.is_empty() { points.to_vec() } else { late }
     };
     let values = shown.iter().flat_map(|(_, points)| late(points)).flat_map(|point| [point.low, point.high]);
-    let (low, high) = range(values)?;
+    let marks = shown.iter().filter_map(|(curve, _)| Some(curve.mark?.1));
+    let (low, high) = range(values.chain(marks))?;
     let (low, high) = if difference {
-        let size =
-            |points: &[CurvePoint]| points.iter().map(|p| p.low.abs().max(p.high.abs())).fold(0.0, f64::max);
-        let limit = cut(shown.iter().map(|(_, points)| size(&late(points)))).unwrap_or(f64::INFINITY);
+        let size = |(curve, points): &(&Curve, Vec<CurvePoint>)| {
+            let mark = curve.mark.map_or(0.0, |(_, y)| y.abs());
+            late(points).iter().map(|p| p.low.abs().max(p.high.abs())).fold(mark, f64::max)
+        };
+        let limit = cut(shown.iter().map(size)).unwrap_or(f64::INFINITY);
         (low.min(0.0).max(-limit), high.max(0.0).min(limit))
     } else {
         (low, high)
@@ -185,7 +212,8 @@ mod tests {
     }
 
     fn curve(label: &str, series: usize, points: impl IntoIterator<Item = CurvePoint>) -> Curve {
-        Curve { label: label.to_owned(), stroke: Stroke::of(series), points: points.into_iter().collect() }
+        let points = points.into_iter().collect();
+        Curve { label: label.to_owned(), stroke: Stroke::of(series), points, mark: None }
     }
 
     fn plot(curves: Vec<Curve>) -> Curves<'static> {
@@ -229,6 +257,18 @@ mod tests {
         assert!(
             text(9.0).contains(">far ↑<") && text(-9.0).contains(">far ↓<") && text(0.03).contains(">far<")
         );
+    }
+
+    #[test]
+    fn a_mark_is_a_ring_apart_from_the_line_and_belongs_to_the_frame() {
+        let with = |mark| Curve { mark, ..curve("relu", 1, [point(5.0, 2.0), point(9.0, 2.0)]) };
+        let rings = |svg: Svg| svg.inline().matches("<circle").count();
+        assert_eq!(rings(curves(&plot(vec![with(None)])).unwrap()), 0);
+        assert_eq!(rings(curves(&plot(vec![with(Some((20.0, 9.0)))])).unwrap()), 1);
+        let shown = with(Some((20.0, 9.0)));
+        let range = vertical(&[(&shown, shown.points.clone())], 0.0, false).unwrap();
+        assert!(range.0 < 1.9 && range.1 > 9.0, "{range:?}");
+        assert_eq!(rings(curves(&plot(vec![curve("one", 1, [point(5.0, 2.0)])])).unwrap()), 1, "a dot");
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub fn forest(id: &str, alt: &str, x: &str, rows: &[Row]) -> Option<Svg> {
     let count = rows.len() as f64;
     let size = (WIDTH, margins.top + margins.bottom + count * row_height);
     let y = Axis { label: String::new(), range: (0.0, count), log: false, ticks: 1, signed: false };
-    let mut canvas = Canvas::new(Frame { size, margins, x, y, y_ticks: false }, Marks::default());
+    let mut canvas =
+        Canvas::new(Frame { size, margins, x, y, x_ticks: true, y_ticks: false }, Marks::default());
 
     let zero = canvas.place(0.0, 0.0).0;
     canvas.segment((zero, margins.top), (zero, size.1 - margins.bottom), MUTED, 1.0, Some("4 3"));

@@ -9,7 +9,7 @@
 //! | how do losses fall, and how do they differ | [`curves()`] over steps, over their logarithm, over measured time |
 //! | how large are the differences, how sure | [`forest()`] |
 //! | which variant suffers from which precision | [`heat_map`] |
-//! | what do hidden units do | [`sparsity`], [`histogram`] |
+//! | what do hidden units do | [`sparsity`], [`signed_histogram`]; [`histogram`] where only sizes are known |
 
 mod canvas;
 mod curves;
@@ -19,6 +19,7 @@ mod labels;
 mod palette;
 mod probes;
 mod range;
+mod signed;
 mod svg;
 
 pub use curves::{Curve, CurvePoint, Curves, Scale, curves};
@@ -26,4 +27,5 @@ pub use forest::{Row, forest};
 pub use heat_map::{Cell, HeatMap, heat_map};
 pub use palette::{SERIES, STYLE, Stroke};
 pub use probes::{Bins, LayerSparsity, histogram, sparsity};
+pub use signed::{Octaves, SignedOctaves, signed_histogram};
 pub use svg::Svg;

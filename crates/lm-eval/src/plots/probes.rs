@@ -27,6 +27,7 @@ pub fn sparsity(id: &str, alt: &str, layers: &[LayerSparsity]) -> Option<Svg> {
             label: layer.layer.clone(),
             stroke: Stroke::of(i + 1),
             points: layer.shares.iter().map(point).collect(),
+            mark: None,
         }
     };
     let drawn = layers.iter().enumerate().map(curve).collect();
@@ -79,7 +80,7 @@ pub fn histogram(id: &str, alt: &str, x: &str, sets: &[Bins]) -> Option<Svg> {
     for (i, (_, outline)) in outlines.iter().enumerate() {
         marks.steps(outline.iter().map(|&(x, share)| (x, share.max(floor))), Stroke::of(i + 1), 1.6);
     }
-    let mut canvas = Canvas::new(Frame { size, margins, x, y, y_ticks: true }, marks);
+    let mut canvas = Canvas::new(Frame { size, margins, x, y, x_ticks: true, y_ticks: true }, marks);
     let label = |(i, (bins, outline)): (usize, &Outline<'_>)| EndLabel {
         text: bins.label.clone(),
         colour: Stroke::of(i + 1).colour(),

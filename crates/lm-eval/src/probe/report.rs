@@ -51,14 +51,18 @@ fn intro(probe: &ProbeReport) -> String {
 fn sparsity(probe: &ProbeReport) -> Table {
     let ppl = &probe.ppl_sparsity;
     let dead = if probe.can_die { "dead units" } else { "small units" };
+    // This version has counted signs, whatever the metrics of the run hold.
+    let negative = |layer: &LayerReport| layer.hidden.negative_share().unwrap_or(0.0);
     let at_cett = format!("dropped at CETT {CETT_LEVEL}");
     let at_ppl = format!("at +{}% perplexity", 100.0 * ppl.rise);
-    let mut table = table(&["layer", "units", "zero", "|h| < eps", "eps", dead, &at_cett, &at_ppl]);
+    let mut table =
+        table(&["layer", "units", "zero", "negative", "|h| < eps", "eps", dead, &at_cett, &at_ppl]);
     for ((i, layer), dropped) in probe.layers.iter().enumerate().zip(&ppl.layers) {
         table.add_row(cells([
             i.to_string(),
             layer.d_ff.to_string(),
             percent(layer.hidden.zero_share),
+            percent(negative(layer)),
             percent(layer.hidden.small_share),
             format!("{:.2e}", layer.hidden.eps),
             layer.dead_units.unwrap_or(layer.small_units).to_string(),
@@ -73,6 +77,7 @@ fn sparsity(probe: &ProbeReport) -> Table {
         "mean".to_owned(),
         String::new(),
         mean(&|layer| layer.hidden.zero_share),
+        mean(&negative),
         mean(&|layer| layer.hidden.small_share),
         String::new(),
         String::new(),

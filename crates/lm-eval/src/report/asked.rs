@@ -84,7 +84,7 @@ impl Asked {
     }
 }
 
-fn config(dir: &Path) -> Option<Config> {
+pub(super) fn config(dir: &Path) -> Option<Config> {
     // A run whose config cannot be read is among the problems.
     fs::read_to_string(dir.join("config.toml")).ok()?.parse().ok()
 }

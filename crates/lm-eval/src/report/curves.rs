@@ -1,25 +1,18 @@
-//! Training losses of runs, smoothed, and what the seeds of an arm have in common.
+//! Losses of runs over their steps, and what the seeds of an arm have in common.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use lm_train::record::{Metric, read_metrics};
-
+use super::logs::{Logs, Points, tokens_on_the_way};
 use crate::compare::{Arm, Comparison};
-use crate::diverge::curve::smoothed;
 use crate::plots::CurvePoint;
 
-/// Points that are kept of a run, at most.
-const POINTS: usize = 1500;
-/// Share of the steps after which a loss counts half in the smoothed curve.
-const HALF_LIFE: f64 = 0.02;
-
-/// A run's training loss.
+/// A run's losses.
 #[derive(Clone, Debug)]
 struct RunCurve {
     seed: u64,
-    /// Smoothed loss and seconds since the start, by step.
-    points: BTreeMap<u64, (f64, f64)>,
+    points: Points,
+    /// Step and loss at the end on other text than `points`, and so no point of the curve.
+    end: Option<(u64, f64)>,
 }
 
 /// The curves of one arm, over the runs that finished.
@@ -35,24 +28,22 @@ pub(super) struct AllCurves<'a> {
     pub arms: Vec<ArmCurves<'a>>,
     /// Labels of arms without any, and why.
     pub without: Vec<(&'a str, &'static str)>,
-    /// Steps after which a loss counts half.
-    pub half_life: f64,
 }
 
 impl<'a> AllCurves<'a> {
-    /// Reads `metrics.jsonl` of all runs that finished.
-    pub fn read(comparison: &'a Comparison) -> Self {
-        let most = comparison.runs.iter().map(|run| run.summary.steps).max().unwrap_or(0);
-        let half_life = (HALF_LIFE * most as f64).round().max(1.0);
-        let mut all = Self { arms: Vec::new(), without: Vec::new(), half_life };
+    /// The curves of all runs that finished.
+    pub fn new(comparison: &'a Comparison, logs: &Logs<'_>) -> Self {
+        let mut all = Self { arms: Vec::new(), without: Vec::new() };
         for arm in &comparison.arms {
-            let runs =
-                comparison.runs.iter().filter(|run| run.arm == arm.label && run.summary.validation.is_some());
-            let curve = |run: &crate::compare::RunRow| {
-                let points = read(Path::new(&run.dir), half_life)?;
-                Some(RunCurve { seed: run.summary.seed, points })
-            };
-            let curves: Vec<RunCurve> = runs.filter_map(curve).collect();
+            let finished = logs.of(&arm.label).filter(|(run, _)| run.summary.validation.is_some());
+            let curves: Vec<RunCurve> = finished
+                .filter(|(_, log)| !log.training.is_empty())
+                .map(|(run, log)| RunCurve {
+                    seed: run.summary.seed,
+                    points: log.training.clone(),
+                    end: None,
+                })
+                .collect();
             if arm.seeds.is_empty() {
                 all.without.push((&arm.label, "diverged"));
             } else if curves.is_empty() {
@@ -70,32 +61,63 @@ impl<'a> AllCurves<'a> {
     }
 }
 
-/// The smoothed training loss of a run; `None` without a readable file that has any.
-fn read(dir: &Path, half_life: f64) -> Option<BTreeMap<u64, (f64, f64)>> {
-    let metrics = read_metrics(&dir.join("metrics.jsonl")).ok()?;
-    let mut seconds = Vec::new();
-    let mut losses = Vec::new();
-    for metric in &metrics {
-        match metric {
-            Metric::Step { step, loss: Some(loss), wall_s, .. } => {
-                losses.push((*step, *loss));
-                seconds.push(*wall_s);
+/// Held-out losses on the way, of the runs that measured any.
+pub(super) struct HeldOut<'a> {
+    /// The arms that have any, in the order of the comparison.
+    arms: Vec<ArmCurves<'a>>,
+    /// Tokens that all of them used on the way.
+    pub tokens: u64,
+    /// Tokens at the end, where all have the same; other than `tokens` unless the curves hold the end too.
+    pub at_end: Option<u64>,
+}
+
+impl<'a> HeldOut<'a> {
+    /// The curves of all runs that finished; `None` where none measured anything on the way.
+    ///
+    /// # Errors
+    /// Runs that used different numbers of tokens, whose losses are not comparable: says so.
+    pub fn new(comparison: &'a Comparison, logs: &Logs<'_>) -> Result<Option<Self>, String> {
+        let (mut on_the_way, mut at_end) = (BTreeSet::new(), BTreeSet::new());
+        let mut arms = Vec::new();
+        for arm in &comparison.arms {
+            let mut runs = Vec::new();
+            for (run, log) in logs.of(&arm.label).filter(|(_, log)| !log.held_out.is_empty()) {
+                let (Some(tokens), Some(validation)) = (tokens_on_the_way(run), &run.summary.validation)
+                else {
+                    continue;
+                };
+                on_the_way.insert(tokens);
+                at_end.insert(validation.tokens);
+                let mut points = log.held_out.clone();
+                let end = (run.summary.steps, validation.loss);
+                let is_same_text = tokens == validation.tokens;
+                if is_same_text {
+                    points.insert(end.0, (end.1, run.summary.wall_s));
+                }
+                runs.push(RunCurve { seed: run.summary.seed, points, end: (!is_same_text).then_some(end) });
             }
-            Metric::Step { loss: None, .. }
-            | Metric::Eval { .. }
-            | Metric::Health { .. }
-            | Metric::Alignment { .. }
-            | Metric::Probe { .. }
-            | Metric::Sparsity { .. } => {}
+            if !runs.is_empty() {
+                arms.push(ArmCurves { arm, runs });
+            }
+        }
+        let only = |tokens: &BTreeSet<u64>| tokens.first().copied().filter(|_| tokens.len() == 1);
+        match only(&on_the_way) {
+            Some(tokens) => Ok(Some(Self { arms, tokens, at_end: only(&at_end) })),
+            None if arms.is_empty() => Ok(None),
+            None => {
+                let tokens: Vec<String> = on_the_way.iter().map(u64::to_string).collect();
+                Err(format!(
+                    "Held-out losses on the way are not drawn, since runs measured them on different numbers of tokens: {}",
+                    tokens.join(", ")
+                ))
+            }
         }
     }
-    let last = losses.last()?.0;
-    let curve = losses.iter().zip(smoothed(&losses, half_life)).zip(seconds);
-    let every = (last as usize).div_ceil(POINTS) as u64;
-    // The beginning is kept whole: on a logarithmic axis it is as wide as the rest.
-    let is_kept = |step: u64| step <= 100 || step.is_multiple_of(every) || step == last;
-    let point = |((&(step, _), loss), wall_s)| (step, (loss, wall_s));
-    Some(curve.map(point).filter(|(step, _)| is_kept(*step)).collect())
+
+    /// The curves of the arm with this label.
+    pub fn of(&self, label: &str) -> Option<&ArmCurves<'a>> {
+        self.arms.iter().find(|curves| curves.arm.label == label)
+    }
 }
 
 impl ArmCurves<'_> {
@@ -122,13 +144,31 @@ impl ArmCurves<'_> {
             .collect()
     }
 
+    /// Step and mean loss over seeds at the end, where that is no point of the curve; the step is the last of any seed.
+    pub fn end(&self) -> Option<(f64, f64)> {
+        let ends: Vec<(u64, f64)> = self.runs.iter().map(|run| run.end).collect::<Option<_>>()?;
+        mean_end(&ends)
+    }
+
+    /// The same of the differences from another arm within a seed.
+    pub fn end_minus(&self, other: &Self) -> Option<(f64, f64)> {
+        let difference = |(ours, theirs): (&RunCurve, &RunCurve)| {
+            let (step, loss) = ours.end?;
+            Some((step, loss - theirs.end?.1))
+        };
+        let ends: Vec<(u64, f64)> = self.pairs(other).into_iter().map(difference).collect::<Option<_>>()?;
+        mean_end(&ends)
+    }
+
+    /// The runs of seeds that another arm has too, with its runs.
+    fn pairs<'b>(&'b self, other: &'b Self) -> Vec<(&'b RunCurve, &'b RunCurve)> {
+        let theirs = |seed: u64| other.runs.iter().find(|theirs| theirs.seed == seed);
+        self.runs.iter().filter_map(|run| Some((run, theirs(run.seed)?))).collect()
+    }
+
     /// Mean, lowest and highest difference from another arm within a seed, over the seeds that both have.
     pub fn minus(&self, other: &Self) -> Vec<CurvePoint> {
-        let pairs: Vec<(&RunCurve, &RunCurve)> = self
-            .runs
-            .iter()
-            .filter_map(|run| Some((run, other.runs.iter().find(|theirs| theirs.seed == run.seed)?)))
-            .collect();
+        let pairs = self.pairs(other);
         let Some((first, _)) = pairs.first() else { return Vec::new() };
         let difference = |(ours, theirs): &(&RunCurve, &RunCurve), step: &u64| {
             Some(ours.points.get(step)?.0 - theirs.points.get(step)?.0)
@@ -137,6 +177,12 @@ impl ArmCurves<'_> {
             |step: &u64| pairs.iter().map(|pair| difference(pair, step)).collect::<Option<Vec<f64>>>();
         first.points.keys().filter_map(|step| summary(*step as f64, &values(step)?)).collect()
     }
+}
+
+fn mean_end(ends: &[(u64, f64)]) -> Option<(f64, f64)> {
+    let last = ends.iter().map(|(step, _)| *step).max()?;
+    let losses: Vec<f64> = ends.iter().map(|(_, loss)| *loss).collect();
+    Some((last as f64, crate::stats::mean(&losses)?))
 }
 
 fn summary(x: f64, values: &[f64]) -> Option<CurvePoint> {
@@ -148,13 +194,14 @@ fn summary(x: f64, values: &[f64]) -> Option<CurvePoint> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::synthetic::{Sweep, run, write_run};
+    use super::super::synthetic::{Sweep, append_evals, run, write_run};
     use super::*;
     use crate::compare::{Options, find};
 
     /// A run of this seed with (step, loss, seconds).
     fn curve(seed: u64, points: &[(u64, f64, f64)]) -> RunCurve {
-        RunCurve { seed, points: points.iter().map(|&(step, loss, wall_s)| (step, (loss, wall_s))).collect() }
+        let points = points.iter().map(|&(step, loss, wall_s)| (step, (loss, wall_s))).collect();
+        RunCurve { seed, points, end: None }
     }
 
     fn with_arm(runs: Vec<RunCurve>, check: impl FnOnce(ArmCurves<'_>)) {
@@ -189,6 +236,57 @@ mod tests {
     }
 
     #[test]
+    fn ends_are_means_over_seeds_and_their_differences_are_within_a_seed() {
+        let run = |seed, end| RunCurve { end, ..curve(seed, &[(1, 4.0, 0.0)]) };
+        let ours = vec![run(7, Some((9, 3.0))), run(8, Some((8, 5.0))), run(9, Some((9, 1.0)))];
+        let theirs = vec![run(8, Some((8, 4.0))), run(7, Some((9, 3.5)))];
+        with_arm(ours, |ours| {
+            assert_eq!(ours.end(), Some((9.0, 3.0)));
+            with_arm(theirs, |theirs| assert_eq!(ours.end_minus(&theirs), Some((9.0, 0.25))));
+            with_arm(vec![run(7, None)], |joined| {
+                assert_eq!((joined.end(), ours.end_minus(&joined)), (None, None));
+            });
+        });
+    }
+
+    /// Two runs of 40 steps with held-out losses at steps 10 and 20, whose configs say these numbers of sequences.
+    fn held_out<T>(sequences: [&str; 2], check: impl FnOnce(Result<Option<HeldOut<'_>>, String>) -> T) -> T {
+        let root = tempfile::tempdir().unwrap();
+        for (seed, sequences) in (0..).zip(sequences) {
+            let dir = root.path().join(seed.to_string());
+            let run = run("relu", "fp32", seed, 0.0).with(|summary| summary.steps = 40);
+            write_run(&run.config(sequences), &dir, seed, 0.0, 40);
+            append_evals(&dir, &[(10, 3.5), (20, 3.25)]);
+        }
+        let found = find(&[root.path().to_owned()]).unwrap();
+        let comparison = Comparison::new(&found, &Options::default()).unwrap();
+        check(HeldOut::new(&comparison, &Logs::read(&comparison)))
+    }
+
+    #[test]
+    fn the_final_loss_is_a_point_of_the_curve_only_where_it_is_of_the_same_text() {
+        let steps = |arm: &ArmCurves<'_>| arm.over_steps().iter().map(|point| point.x).collect::<Vec<_>>();
+        held_out([""; 2], |found| {
+            let found = found.unwrap().unwrap();
+            let arm = found.of("relu").unwrap();
+            assert_eq!((found.tokens, found.at_end), (64 * 128, Some(100_000)), "64 is the default");
+            assert_eq!((steps(arm), arm.end().map(|end| end.0)), (vec![10.0, 20.0], Some(40.0)));
+        });
+        held_out(["train.eval_sequences = 1000"; 2], |found| {
+            let found = found.unwrap().unwrap();
+            let arm = found.of("relu").unwrap();
+            assert_eq!((found.tokens, found.at_end), (100_000, Some(100_000)));
+            assert_eq!((steps(arm), arm.end()), (vec![10.0, 20.0, 40.0], None));
+        });
+    }
+
+    #[test]
+    fn losses_on_different_text_are_not_compared() {
+        let error = held_out(["train.eval_sequences = 8", "train.eval_sequences = 16"], |found| found.err());
+        assert!(error.unwrap().ends_with("different numbers of tokens: 1024, 2048"));
+    }
+
+    #[test]
     fn arms_without_curves_are_told_with_the_reason() {
         let root = tempfile::tempdir().unwrap();
         let relu = [("relu", 0.0), ("gelu", 0.0)];
@@ -199,9 +297,10 @@ mod tests {
         write_run(&run("glu", "fp32", 0, 0.0).diverged(), &root.path().join("glu"), 0, 0.0, 20);
         let comparison =
             Comparison::new(&find(&[root.path().to_owned()]).unwrap(), &Options::default()).unwrap();
-        let all = AllCurves::read(&comparison);
+        let all = AllCurves::new(&comparison, &Logs::read(&comparison));
         assert_eq!(all.without, [("gelu", "no readable metrics.jsonl"), ("glu", "diverged")]);
         assert_eq!(all.of("relu").unwrap().over_steps().len(), 20);
         assert!(all.of("gelu").is_none());
+        assert!(HeldOut::new(&comparison, &Logs::read(&comparison)).unwrap().is_none());
     }
 }

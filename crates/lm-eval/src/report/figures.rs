@@ -1,17 +1,14 @@
 //! The plots of a report, each with what it shows.
 
-use super::curves::AllCurves;
-use super::inside::Inside;
-use super::panels::{Line, Panel, panels, recipes};
+use super::curves::{AllCurves, HeldOut};
+use super::logs::Logs;
+use super::over_steps::Drawing;
+use super::panels::{Panel, panels, recipes};
+use super::probe_figures;
 use crate::compare::grid::decimals;
 use crate::compare::{Arm, Comparison, precision};
-use crate::plots::{
-    self, Cell, Curve, CurvePoint, Curves, HeatMap, Row, Scale, Svg, forest, heat_map, histogram, sparsity,
-};
+use crate::plots::{Cell, HeatMap, Row, Scale, Svg, forest, heat_map};
 use crate::stats::PairedDifference;
-
-/// Share of the training that the plot over even steps leaves out of its vertical range.
-const LATE: f64 = 0.1;
 
 /// A plot and its caption.
 #[derive(Clone, Debug)]
@@ -53,28 +50,31 @@ impl Figures {
 
 /// Draws whatever there are data for.
 pub(super) fn figures(comparison: &Comparison) -> Figures {
-    let all = AllCurves::read(comparison);
+    let logs = Logs::read(comparison);
+    let all = AllCurves::new(comparison, &logs);
+    let (held_out, not_held_out) = match HeldOut::new(comparison, &logs) {
+        Ok(found) => (found, None),
+        Err(why) => (None, Some(why)),
+    };
     let panels = panels(comparison);
     let mut found = Figures {
         differences: forests(comparison),
         precisions: matrix(comparison).into_iter().collect(),
-        probes: comparison
-            .arms
-            .iter()
-            .enumerate()
-            .filter_map(|(i, arm)| Some((i, Inside::of(comparison, arm)?)))
-            .flat_map(|(i, inside)| of_probes(i, &inside))
-            .collect(),
+        probes: probe_figures::all(comparison, &logs),
         ..Figures::default()
     };
     for (i, panel) in panels.iter().enumerate() {
-        let drawing = Drawing { comparison, all: &all, panel, index: i };
+        let (half_life, held_out) = (logs.half_life, held_out.as_ref());
+        let drawing = Drawing { comparison, all: &all, held_out, half_life, panel, index: i };
         found.steps.extend(drawing.gaps());
         found.steps.extend(drawing.losses(Scale::Log));
+        found.steps.extend(drawing.held_out_gaps());
+        found.steps.extend(drawing.held_out());
         found.further.extend(drawing.losses(Scale::Linear));
         found.further.extend(drawing.over_time());
     }
     found.notes = notes(comparison, &all, &panels);
+    found.notes.extend(not_held_out);
     found
 }
 
@@ -100,123 +100,6 @@ fn notes(comparison: &Comparison, all: &AllCurves<'_>, panels: &[Panel<'_>]) -> 
     }
     notes
 }
-
-/// Everything a plot over steps is made of.
-struct Drawing<'a> {
-    comparison: &'a Comparison,
-    all: &'a AllCurves<'a>,
-    panel: &'a Panel<'a>,
-    index: usize,
-}
-
-impl Drawing<'_> {
-    /// `Losses`, or `geglu: losses` in one of several panels.
-    fn titled(&self, what: &str) -> String {
-        if self.panel.title.is_empty() {
-            let mut letters = what.chars();
-            return letters
-                .next()
-                .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect());
-        }
-        format!("{}: {what}", self.panel.title)
-    }
-
-    fn draw(&self, name: &str, what: &str, caption: String, plot: &Curves<'_>) -> Option<Figure> {
-        let (id, title) = (format!("{name}-{}", self.index), self.titled(what));
-        let svg = plots::curves(&Curves { id: &id, alt: &format!("{title}. {caption}"), ..plot.clone() })?;
-        Some(Figure { id, title, caption, svg })
-    }
-
-    /// The lines with their points, those of the baseline or full precision last and so on top.
-    fn curves(&self, points: impl Fn(&Line<'_>) -> Option<Vec<CurvePoint>>) -> Vec<Curve> {
-        let curve = |line: &Line<'_>| {
-            let points = points(line).filter(|points| !points.is_empty())?;
-            Some(Curve { label: line.label.clone(), stroke: line.stroke, points })
-        };
-        self.panel.lines.iter().rev().filter_map(curve).collect()
-    }
-
-    fn band(&self) -> &'static str {
-        let several = self.panel.lines.iter().any(|line| line.arm.seeds.len() > 1);
-        if several { "; line: mean over seeds, band: lowest to highest seed" } else { "" }
-    }
-
-    fn smoothing(&self) -> String {
-        let half_life = self.all.half_life;
-        let unit = if half_life == 1.0 { "step" } else { "steps" };
-        format!("smoothed with a half-life of {half_life} {unit}")
-    }
-
-    fn losses(&self, scale: Scale) -> Option<Figure> {
-        let curves = self.curves(|line| Some(self.all.of(&line.arm.label)?.over_steps()));
-        let plot = Curves { scale, curves, ..LOSS };
-        let caption = format!("Training loss, {}{}", self.smoothing(), self.band());
-        match scale {
-            Scale::Log => {
-                self.draw("loss-log", "losses", caption, &Curves { x: "step, logarithmic", ..plot })
-            }
-            Scale::Linear => {
-                let caption =
-                    format!("{caption}; the vertical range is that after the first tenth of the steps");
-                self.draw(
-                    "loss",
-                    "losses over even steps",
-                    caption,
-                    &Curves { x: "step", from: LATE, ..plot },
-                )
-            }
-        }
-    }
-
-    fn over_time(&self) -> Option<Figure> {
-        let curves = self.curves(|line| Some(self.all.of(&line.arm.label)?.over_time()));
-        let caption = format!(
-            "The same losses against measured time, validation and checkpoints included{}; the vertical range is again that after the first tenth. Time depends on the machine and on \
-             what else ran on it",
-            self.band()
-        );
-        let plot = Curves { x: "seconds since the start of the run", from: LATE, curves, ..LOSS };
-        self.draw("loss-time", "losses over measured time", caption, &plot)
-    }
-
-    /// Differences from full precision where the panel is of precisions, else from the baseline.
-    fn gaps(&self) -> Option<Figure> {
-        let by_precision = self.comparison.has_precisions();
-        let reference = if by_precision {
-            self.panel.lines.iter().find(|line| precision::is_full(&line.arm.recipe))?.arm.label.as_str()
-        } else {
-            self.comparison.baseline.as_str()
-        };
-        let theirs = self.all.of(reference)?;
-        let pair = |line: &Line<'_>| {
-            let has_difference = if by_precision { &line.arm.gap_fp32 } else { &line.arm.difference };
-            has_difference.as_ref()?;
-            Some(self.all.of(&line.arm.label)?.minus(theirs))
-        };
-        let against = if by_precision { precision::FULL } else { reference };
-        let y = format!("difference from {against}, nats per token");
-        let curves = self.curves(|line| pair(line));
-        let plot = Curves { x: "step", y: &y, difference: true, from: LATE, curves, ..LOSS };
-        let caption = format!(
-            "Training loss minus that of {reference} at the same step of the same seed, {}{}. Below zero is better than \
-             {against}; a curve that leaves the frame goes many times as far",
-            self.smoothing(),
-            self.band()
-        );
-        self.draw("gap", &format!("difference from {against} over steps"), caption, &plot)
-    }
-}
-
-const LOSS: Curves<'static> = Curves {
-    id: "",
-    alt: "",
-    x: "step",
-    y: "training loss, nats per token",
-    scale: Scale::Linear,
-    difference: false,
-    from: 0.0,
-    curves: Vec::new(),
-};
 
 /// Forest plots of differences from the baseline, and from full precision.
 fn forests(comparison: &Comparison) -> Vec<Figure> {
@@ -334,25 +217,4 @@ fn cell(arm: &Arm, decimals: usize) -> Cell {
         }
         (None, _) => Cell::Missing,
     }
-}
-
-fn of_probes(index: usize, inside: &Inside<'_>) -> Vec<Figure> {
-    let figure = |name: &str, what: &str, caption: &str, draw: &dyn Fn(&str, &str) -> Option<Svg>| {
-        let (id, title) = (format!("{name}-{index}"), format!("{}: {what}", inside.of));
-        let svg = draw(&id, &format!("{title}. {caption}"))?;
-        Some(Figure { id, title, caption: caption.to_owned(), svg })
-    };
-    let sparse = figure(
-        "sparsity",
-        "hidden units at zero",
-        "Share of hidden activations that are exactly zero on the same held-out tokens, by layer; mean over seeds",
-        &|id, alt| sparsity(id, alt, &inside.zeros),
-    );
-    let values = figure(
-        "activations",
-        "sizes of hidden activations",
-        "Sizes of the hidden activations at the last look, by layer, all seeds together; zeros are left out",
-        &|id, alt| histogram(id, alt, "log2 of |activation|", &inside.sizes),
-    );
-    sparse.into_iter().chain(values).collect()
 }

@@ -1,5 +1,7 @@
 //! Which arms share a plot, and how each of them is drawn and called there.
 
+use std::collections::BTreeSet;
+
 use crate::compare::{Arm, Comparison, precision};
 use crate::plots::{SERIES, Stroke};
 
@@ -26,7 +28,8 @@ pub(super) struct Line<'a> {
     pub stroke: Stroke,
 }
 
-/// Divides the arms: by experiment where there are precisions, all together where they are few, else by FFN.
+/// Divides the arms: by experiment where there are precisions, all together where they are few, else by FFN, or by loss where
+/// most arms have an FFN of their own.
 pub(super) fn panels(comparison: &Comparison) -> Vec<Panel<'_>> {
     let arms = &comparison.arms;
     if comparison.has_precisions() {
@@ -48,6 +51,10 @@ pub(super) fn panels(comparison: &Comparison) -> Vec<Panel<'_>> {
     if arms.len() <= LINES {
         return grouped(arms, |_| String::new(), |arm| arm.label.clone(), stroke);
     }
+    let ffns: BTreeSet<&str> = arms.iter().map(|arm| arm.ffn.as_str()).collect();
+    if 2 * ffns.len() > arms.len() {
+        return by_loss(comparison);
+    }
     let rest = |arm: &Arm| {
         let rest = arm.label.strip_prefix(&arm.ffn).unwrap_or(&arm.label).trim();
         if rest.is_empty() { arm.label.clone() } else { rest.to_owned() }
@@ -58,6 +65,35 @@ pub(super) fn panels(comparison: &Comparison) -> Vec<Panel<'_>> {
         Stroke::of(place.map_or(0, |place| 1 + place % (SERIES - 1)))
     };
     grouped(arms, |arm| arm.ffn.clone(), rest, within)
+}
+
+/// Divides many different arms evenly, the lowest losses first. The baseline is in every part, and no two arms of a part
+/// share a colour.
+fn by_loss(comparison: &Comparison) -> Vec<Panel<'_>> {
+    let is_baseline = |arm: &&Arm| arm.label == comparison.baseline;
+    let mut sorted: Vec<&Arm> = comparison.arms.iter().filter(|arm| !is_baseline(arm)).collect();
+    sorted.sort_by(|a, b| loss(a).total_cmp(&loss(b)));
+    let parts = sorted.len().div_ceil(SERIES - 1);
+    let size = sorted.len().div_ceil(parts.max(1)).max(1);
+    let panel = |(part, members): (usize, &[&Arm])| {
+        let is_member = |arm: &&Arm| members.iter().any(|member| member.label == arm.label);
+        // In the order of the comparison, the baseline before the others.
+        let baseline = comparison.arms.iter().filter(is_baseline);
+        let lines = baseline.chain(comparison.arms.iter().filter(is_member)).enumerate();
+        let line = |(i, arm): (usize, _)| Line { arm, label: arm.label.clone(), stroke: Stroke::of(i) };
+        let title = match (part, members.len()) {
+            (0, n) => format!("the {n} lowest losses"),
+            (_, 1) => "the next loss".to_owned(),
+            (_, n) => format!("the next {n} losses"),
+        };
+        Panel { title, lines: lines.map(line).collect(), dropped: 0 }
+    };
+    sorted.chunks(size).enumerate().map(panel).collect()
+}
+
+/// Mean held-out loss; infinite for an arm that has none.
+fn loss(arm: &Arm) -> f64 {
+    arm.loss.map_or(f64::INFINITY, |loss| loss.mean)
 }
 
 /// All recipes, from wide to narrow.
@@ -85,13 +121,12 @@ fn grouped<'a>(
         }
     }
     for panel in &mut panels {
-        let loss = |line: &Line<'_>| line.arm.loss.map_or(f64::INFINITY, |loss| loss.mean);
-        let mut losses: Vec<f64> = panel.lines.iter().map(loss).collect();
+        let mut losses: Vec<f64> = panel.lines.iter().map(|line| loss(line.arm)).collect();
         losses.sort_by(f64::total_cmp);
         if let Some(limit) = losses.get(LINES) {
             let before = panel.lines.len();
             let limit = *limit;
-            panel.lines.retain(|line| loss(line) < limit);
+            panel.lines.retain(|line| loss(line.arm) < limit);
             panel.dropped = before - panel.lines.len();
         }
     }
@@ -137,6 +172,24 @@ mod tests {
             [("relu".to_owned(), labels.clone(), 0), ("geglu".to_owned(), labels, 0)]
         );
         assert!(panels(&comparison).iter().all(|panel| panel.lines[2].stroke == Stroke::of(2)));
+    }
+
+    #[test]
+    fn many_variants_are_divided_by_loss_with_the_baseline_in_every_part() {
+        let run = |(i, ffn): (usize, &str)| RunMaker::new(ffn, 0).loss(3.0 - 0.01 * i as f64);
+        let ffns = "relu a b c d e f g h i j k l".split(' ');
+        let comparison =
+            Comparison::new(&collection(ffns.enumerate().map(run)), &Options::default()).unwrap();
+        let found = panels(&comparison);
+        let labels =
+            |panel: &Panel<'_>| panel.lines.iter().map(|line| line.label.as_str()).collect::<String>();
+        let shape: Vec<_> = found.iter().map(|panel| (panel.title.as_str(), labels(panel))).collect();
+        let expected = [("the 6 lowest losses", "relughijkl"), ("the next 6 losses", "reluabcdef")];
+        assert_eq!(shape, expected.map(|(title, labels)| (title, labels.to_owned())));
+        for panel in &found {
+            assert!(panel.lines.iter().enumerate().all(|(i, line)| line.stroke == Stroke::of(i)));
+            assert!(panel.lines.len() <= SERIES);
+        }
     }
 
     #[test]

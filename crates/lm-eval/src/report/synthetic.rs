@@ -59,20 +59,44 @@ pub(super) fn write_run(run: &RunMaker, dir: &Path, seed: u64, effect: f64, step
             + 4.0 * (-6.0 * t).exp()
             + batch
             + 0.02 * noise(seed * 131 + step + (effect * 1e4) as u64, 3);
-        let metric = Metric::Step {
-            step,
-            tokens: step * 2048,
-            loss: Some(loss),
-            lr: 1e-3,
-            grad_norm: Some(1.0),
-            loss_scale: None,
-            skipped: false,
-            non_finite: 0,
-            wall_s: 0.06 * step as f64 * (1.0 + effect.abs()),
-        };
+        let metric = step_line(step, Some(loss), 0.06 * step as f64 * (1.0 + effect.abs()));
         serde_json::to_string(&metric).expect("a metric is plain") + "\n"
     };
     fs::write(dir.join("metrics.jsonl"), (1..=steps).map(line).collect::<String>()).expect("a file");
+}
+
+/// What a step leaves behind.
+pub(super) fn step_line(step: u64, loss: Option<f64>, wall_s: f64) -> Metric {
+    Metric::Step {
+        step,
+        tokens: step * 2048,
+        loss,
+        lr: 1e-3,
+        grad_norm: Some(1.0),
+        loss_scale: None,
+        skipped: false,
+        non_finite: 0,
+        wall_s,
+    }
+}
+
+/// What a probe saw in a layer, a share of zeros among it.
+pub(super) fn figures(layer: usize, zero_share: f64) -> FfnFigures {
+    FfnFigures {
+        layer: layer_name(layer),
+        tokens: 2048,
+        units: 0,
+        dead_units: None,
+        zero_share,
+        eps: 1e-3,
+        small_share: zero_share,
+        rms: 1.0,
+        max_abs: 3.0,
+        kurtosis: Some(4.0),
+        octaves: vec![(-3, 5), (-1, 40), (0, 20)],
+        negative_octaves: Some(vec![(-3, 5)]),
+        saturated: Vec::new(),
+    }
 }
 
 /// Adds lines of probes to the metrics of a run: (step, share of zeros), the same in both layers.
@@ -81,23 +105,21 @@ pub(super) fn append_probes(dir: &Path, shares: &[(u64, f64)]) {
     let mut text = fs::read_to_string(&path).expect("metrics");
     for &(step, zero_share) in shares {
         for layer in 0..2 {
-            let ffn = FfnFigures {
-                layer: layer_name(layer),
-                tokens: 2048,
-                units: 0,
-                dead_units: None,
-                zero_share,
-                eps: 1e-3,
-                small_share: zero_share,
-                rms: 1.0,
-                max_abs: 3.0,
-                kurtosis: Some(4.0),
-                octaves: vec![(-3, 5), (-1, 40), (0, 20)],
-                saturated: Vec::new(),
-            };
-            let line = serde_json::to_string(&Metric::Probe { step, ffn }).expect("a metric is plain");
+            let line = serde_json::to_string(&Metric::Probe { step, ffn: figures(layer, zero_share) })
+                .expect("a metric is plain");
             text += &(line + "\n");
         }
+    }
+    fs::write(path, text).expect("a file");
+}
+
+/// Adds held-out losses on the way to the metrics of a run: (step, loss).
+pub(super) fn append_evals(dir: &Path, losses: &[(u64, f64)]) {
+    let path = dir.join("metrics.jsonl");
+    let mut text = fs::read_to_string(&path).expect("metrics");
+    for &(step, val_loss) in losses {
+        let line = Metric::Eval { step, tokens: step * 2048, val_loss, wall_s: 0.06 * step as f64 };
+        text += &(serde_json::to_string(&line).expect("a metric is plain") + "\n");
     }
     fs::write(path, text).expect("a file");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use insta::assert_snapshot;
 use tempfile::TempDir;
 
-use super::synthetic::{Sweep, append_probes, run, write_run};
+use super::synthetic::{Sweep, append_evals, append_probes, run, write_run};
 use super::*;
 use crate::claims::Decision;
 use crate::compare::testing::RunMaker;
@@ -270,6 +270,52 @@ fn verdicts_and_probes_have_their_sections_only_when_there_are_any() {
         "no zeros, no curve"
     );
     assert!(render(&report, Format::Markdown).unwrap().contains("**confirmed**: SwiGLU beats ReLU"));
+}
+
+#[test]
+fn held_out_losses_on_the_way_are_drawn_where_there_are_any() {
+    let (_root, folder) = sweep(three_variants);
+    let ids = |report: &Report| {
+        report.figures.steps.iter().map(|figure| figure.id.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(ids(&report(&folder)), "gap-0 loss-log-0");
+    for (ffn, effect) in FFNS {
+        for seed in 0..3 {
+            let losses = [(20, 3.6 + effect), (40, 3.2 + effect + 0.01 * seed as f64)];
+            append_evals(&folder.join(format!("{ffn}-fp32-{seed}")), &losses);
+        }
+    }
+    let report = report(&folder);
+    assert_eq!(ids(&report), "gap-0 loss-log-0 held-out-gap-0 held-out-0");
+    let [gap, losses] = [2, 3].map(|i| &report.figures.steps[i]);
+    let rings = |figure: &Figure| figure.svg.inline().matches("<circle").count();
+    assert_eq!((rings(gap), rings(losses)), (2, 3), "the baseline has no difference");
+    for part in
+        ["on the first 8192 of 100\u{202f}000 held-out tokens", "rings: the loss at the end on all of them"]
+    {
+        assert!(losses.caption.contains(part), "{}", losses.caption);
+    }
+    assert!(gap.caption.contains("rings: the difference at the end"), "{}", gap.caption);
+}
+
+#[test]
+fn probes_of_older_versions_keep_their_picture_of_sizes() {
+    let (_root, folder) = sweep(three_variants);
+    let title = || {
+        let report = report(&folder);
+        let found = report.figures.probes.iter().find(|figure| figure.id == "activations-0");
+        found.map(|figure| figure.title.clone()).unwrap()
+    };
+    for seed in 0..3 {
+        append_probes(&folder.join(format!("relu-fp32-{seed}")), &[(10, 0.5)]);
+    }
+    assert_eq!(title(), "relu: hidden activations");
+    let metrics = folder.join("relu-fp32-1/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).unwrap();
+    let older = text.replace(",\"negative_octaves\":[[-3,5]]", "");
+    assert!(older.len() < text.len());
+    fs::write(&metrics, older).unwrap();
+    assert_eq!(title(), "relu: sizes of hidden activations");
 }
 
 #[test]

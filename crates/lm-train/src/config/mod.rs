@@ -6,6 +6,7 @@ pub mod stress;
 pub mod tokenizer;
 pub mod training;
 
+mod cell_name;
 mod error;
 mod layers;
 mod load;

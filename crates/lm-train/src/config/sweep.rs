@@ -3,6 +3,7 @@
 
 use toml::{Table, Value};
 
+use super::cell_name::CellNames;
 use super::error::ConfigError;
 use super::layers::Layers;
 use super::rule::{self, Rule};
@@ -90,6 +91,7 @@ impl Sweep {
     /// A key that does not exist or a value out of range, named with its cell.
     pub fn cells(&self) -> Result<Vec<Cell>, ConfigError> {
         let count: usize = self.axes.iter().map(|(_, values)| values.len()).product();
+        let names = CellNames::new(&self.axes);
         let mut cells = Vec::with_capacity(count);
         for index in 0..count {
             let mut rest = index;
@@ -99,12 +101,12 @@ impl Sweep {
                 rest /= values.len();
             }
             point.reverse();
-            cells.push(self.cell(point)?);
+            cells.push(self.cell(names.of(&point), point)?);
         }
         Ok(cells)
     }
 
-    fn cell(&self, point: Vec<(String, Value)>) -> Result<Cell, ConfigError> {
+    fn cell(&self, name: String, point: Vec<(String, Value)>) -> Result<Cell, ConfigError> {
         let from_axis = |(key, value): &(String, Value)| Override {
             key: key.clone(),
             typed: format!("[sweep] {key} = {value}"),
@@ -122,7 +124,6 @@ impl Sweep {
             .chain(rules.flat_map(|rule| rule.set.iter().map(from_rule)))
             .collect();
         let config = self.source.with(&overrides)?.resolve()?;
-        let name = point.iter().map(cell_part).collect::<Vec<_>>().join("-");
         Ok(Cell { name, point, overrides, config })
     }
 
@@ -205,18 +206,6 @@ fn comment(text: &str) -> String {
 
 fn inline(pairs: &[(String, Value)]) -> String {
     Value::Table(pairs.iter().cloned().collect()).to_string()
-}
-
-/// `model.ffn.preset = "swiglu"` reads best as `swiglu`; other keys keep their last part: `seed0`, `lr0.001`.
-fn cell_part((key, value): &(String, Value)) -> String {
-    let leaf = key.rsplit('.').next().unwrap_or(key);
-    let value = match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let value: String =
-        value.chars().map(|c| if c.is_alphanumeric() || ".-+_".contains(c) { c } else { '_' }).collect();
-    if leaf == "preset" { value } else { format!("{leaf}{value}") }
 }
 
 /// Opens nested tables: dotted keys with their values.

@@ -40,8 +40,21 @@ pub struct FfnFigures {
     pub kurtosis: Option<f64>,
     /// (k, number of activations with 2^k <= |h| < 2^(k + 1)), by ascending k; zeros are in none.
     pub octaves: Vec<(i32, u64)>,
+    /// The negative ones among `octaves`, counted in the same way; absent where an older version of ffnlab wrote them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_octaves: Option<Vec<(i32, u64)>>,
     /// How often the derivatives of the activations have vanished, by branch.
     pub saturated: Vec<Saturation>,
+}
+
+impl FfnFigures {
+    /// Share of activations below zero; `None` where the signs were not counted.
+    pub fn negative_share(&self) -> Option<f64> {
+        let sum = |octaves: &[(i32, u64)]| octaves.iter().map(|(_, count)| count).sum::<u64>() as f64;
+        let negative = sum(self.negative_octaves.as_deref()?);
+        // Zeros are in no octave.
+        Some(if negative > 0.0 { (1.0 - self.zero_share) * negative / sum(&self.octaves) } else { 0.0 })
+    }
 }
 
 /// Why a block has no figures.
@@ -152,6 +165,7 @@ impl FfnSums {
             max_abs: hidden.max_abs(),
             kurtosis: hidden.moments().kurtosis(),
             octaves: hidden.magnitudes().by_octave(),
+            negative_octaves: Some(hidden.negatives().by_octave()),
             saturated: self.saturation.iter().map(SaturationCount::share).collect(),
         })
     }
@@ -204,5 +218,30 @@ impl BlockProbe for Sampler {
 
     fn residual(&mut self, _: usize, _: &Tensor) -> candle_core::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLDER: &str = r#"{"layer":"model.layers.0.mlp","tokens":4,"zero_share":0.5,"eps":0.001,"small_share":0.5,"rms":1.0,
+        "max_abs":2.0,"kurtosis":3.0,"octaves":[[-1,3],[1,1]],"saturated":[]}"#;
+
+    #[test]
+    fn lines_of_older_versions_are_read_and_say_nothing_of_signs() {
+        let figures: FfnFigures = serde_json::from_str(OLDER).unwrap();
+        assert_eq!((figures.negative_octaves.as_deref(), figures.negative_share()), (None, None));
+        assert!(!serde_json::to_string(&figures).unwrap().contains("negative"), "and stay as they were");
+    }
+
+    #[test]
+    fn shares_of_negatives_are_of_all_activations() {
+        let older: FfnFigures = serde_json::from_str(OLDER).unwrap();
+        let with = |negative| FfnFigures { negative_octaves: Some(negative), ..older.clone() };
+        assert_eq!(with(vec![(-1, 1)]).negative_share(), Some(0.125), "one of four that are half of all");
+        assert_eq!(with(Vec::new()).negative_share(), Some(0.0));
+        let silent = FfnFigures { octaves: Vec::new(), zero_share: 1.0, ..with(Vec::new()) };
+        assert_eq!(silent.negative_share(), Some(0.0));
     }
 }

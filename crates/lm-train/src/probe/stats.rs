@@ -12,6 +12,7 @@ pub struct TensorStats {
     non_finite: u64,
     moments: Moments,
     magnitudes: Bins,
+    negatives: Bins,
     channel_max: Vec<f64>,
 }
 
@@ -25,6 +26,7 @@ impl TensorStats {
             non_finite: 0,
             moments: Moments::default(),
             magnitudes: Bins::default(),
+            negatives: Bins::default(),
             channel_max: vec![0.0; width],
         }
     }
@@ -44,7 +46,11 @@ impl TensorStats {
                     continue;
                 }
                 self.zeros += u64::from(magnitude == 0.0);
-                self.magnitudes.add(Bins::of(magnitude), 1);
+                let bin = Bins::of(magnitude);
+                self.magnitudes.add(bin, 1);
+                if x < 0.0 {
+                    self.negatives.add(bin, 1);
+                }
                 *largest = largest.max(magnitude);
             }
         }
@@ -75,6 +81,11 @@ impl TensorStats {
         &self.magnitudes
     }
 
+    /// Histogram of the magnitudes of what is below zero.
+    pub fn negatives(&self) -> &Bins {
+        &self.negatives
+    }
+
     /// Largest magnitude of every channel.
     pub fn channel_max(&self) -> &[f64] {
         &self.channel_max
@@ -99,6 +110,8 @@ mod tests {
         assert_eq!(stats.zero_share(), 3.0 / 9.0, "minus zero is zero");
         assert_eq!(stats.channel_max(), [0.0, 2.0, 4.0]);
         assert_eq!(stats.max_abs(), 4.0);
+        assert_eq!(stats.magnitudes().by_octave(), [(-1, 1), (0, 2), (1, 1), (2, 1)]);
+        assert_eq!(stats.negatives().by_octave(), [(1, 1), (2, 1)], "minus zero is not below zero");
         assert!((stats.moments().rms() - (22.25f64 / 8.0).sqrt()).abs() < 1e-15);
     }
 }
