@@ -207,8 +207,8 @@ fn several_rules_that_make_no_sense_are_refused() {
     assert!(wrong.contains("needs one bound"), "{wrong}");
     let wrong = error("[[rule.all]]\nvalue = { metric = \"loss\", arm = \"glu\", below = 0.0 }");
     assert!(wrong.contains("smallest_effect must be above 0 where the bound is 0"), "{wrong}");
-    let wrong = error("[[rule.all]]\nvalue = { metric = \"loss\", arm = \"gul\", below = 1.0 }");
-    assert!(wrong.contains("no arm is called `gul`, did you mean `glu`?"), "{wrong}");
+    let wrong = error("[[rule.all]]\nvalue = { metric = \"loss\", arm = \"glu2\", below = 1.0 }");
+    assert!(wrong.contains("no arm is called `glu2`, did you mean `glu`?"), "{wrong}");
     let wrong = error("[[rule.all]]\nnot_yet_testable = { missing = \"much\" }");
     assert!(wrong.contains("cannot be one of several rules"), "{wrong}");
     let wrong =
