@@ -2,7 +2,8 @@
 //!
 //! Of a config, the keys that the claim's arms set tell the arms apart, and the keys that the claim sets for all arms must
 //! have its values. Everything else (data, size, budget) may be anything, but must be the same in all arms: runs are
-//! grouped by it, and each group is a [`Setting`](super::Setting) of its own in which the claim is decided.
+//! grouped by it, and each group is a [`Setting`](super::Setting) of its own in which the claim is decided. The learning rate
+//! alone may belong to the arm, as after a search for the best one of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use toml::{Table, Value};
 use super::claim::{Arm, Claim};
 use super::metric::Metric;
 use super::plan::{Scale, leaves};
-use crate::compare::keys::{DATA, Keys, differing};
+use crate::compare::keys::{DATA, Keys, LR, differing};
 use crate::compare::{Collection, Run};
 
 /// Stands for the block, however its config spells it.
@@ -30,6 +31,8 @@ pub(super) struct Evidence<'a> {
     pub arms: BTreeMap<String, Vec<&'a Run>>,
     /// Runs left out because their arm already has their seed.
     pub repeated: usize,
+    /// Learning rates by arm, where they are the arm's own; empty where all arms share one.
+    pub rates: BTreeMap<String, String>,
 }
 
 /// What a claim looks for in a run's config.
@@ -57,7 +60,7 @@ pub(super) fn gather<'a>(
         let Some(arm) = wanted.arm_of(&keys) else { continue };
         let shared = keys.without(|key| wanted.varied.contains(key));
         let at = groups.iter().position(|group| group.shared == shared).unwrap_or_else(|| {
-            groups.push(Evidence { shared, arms: BTreeMap::new(), repeated: 0 });
+            groups.push(Evidence { shared, arms: BTreeMap::new(), repeated: 0, rates: BTreeMap::new() });
             groups.len() - 1
         });
         let group = &mut groups[at];
@@ -68,11 +71,42 @@ pub(super) fn gather<'a>(
             runs.push(run);
         }
     }
+    let mut groups = with_own_rates(groups);
     for runs in groups.iter_mut().flat_map(|group| group.arms.values_mut()) {
         runs.sort_by_key(|run| run.summary.seed);
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.budget()));
     Ok(groups)
+}
+
+/// Joins settings that differ in nothing but the learning rate, where no arm is in two of them: the rates are the arms' own.
+fn with_own_rates(groups: Vec<Evidence<'_>>) -> Vec<Evidence<'_>> {
+    let without_rate = |group: &Evidence<'_>| group.shared.without(|key| key == LR);
+    let mut joined: Vec<Evidence<'_>> = Vec::new();
+    for group in &groups {
+        let shared = without_rate(group);
+        if joined.iter().any(|known| known.shared == shared) {
+            continue;
+        }
+        let alike: Vec<&Evidence<'_>> = groups.iter().filter(|other| without_rate(other) == shared).collect();
+        let arms: BTreeSet<&String> = alike.iter().flat_map(|group| group.arms.keys()).collect();
+        if alike.len() < 2 || arms.len() < alike.iter().map(|group| group.arms.len()).sum() {
+            continue;
+        }
+        let rates = |group: &&Evidence<'_>| {
+            let rate = group.shared.show(LR);
+            group.arms.keys().map(|arm| (arm.clone(), rate.clone())).collect::<Vec<_>>()
+        };
+        joined.push(Evidence {
+            arms: alike.iter().flat_map(|group| group.arms.clone()).collect(),
+            repeated: alike.iter().map(|group| group.repeated).sum(),
+            rates: alike.iter().flat_map(rates).collect(),
+            shared,
+        });
+    }
+    let is_joined = |group: &Evidence<'_>| joined.iter().any(|known| known.shared == without_rate(group));
+    let apart: Vec<Evidence<'_>> = groups.into_iter().filter(|group| !is_joined(group)).collect();
+    joined.into_iter().chain(apart).collect()
 }
 
 impl Wanted {

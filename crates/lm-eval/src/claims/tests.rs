@@ -251,6 +251,29 @@ fn settings_are_decided_apart_and_the_largest_comes_first() {
 }
 
 #[test]
+fn an_arm_may_have_a_learning_rate_of_its_own() {
+    let at = |arm: (&'static str, f64), rate: &'static str| {
+        runs(&[arm]).into_iter().map(move |run| run.config(&format!("optim.lr = {rate}")))
+    };
+    let tuned = || at(("bilinear", -0.05), "0.004").chain(at(("glu", 0.0), "0.008"));
+    let found = judged(assess_runs(&shipped_claim("3"), tuned().collect()));
+    assert_eq!((found.len(), found[0].decision), (1, Decision::Confirmed));
+    let rates = &found[0].setting.as_ref().unwrap().rates;
+    assert_eq!((rates.len(), &*rates["bilinear"], &*rates["glu"]), (2, "0.004", "0.008"));
+    assert!(
+        found[0].notes.iter().any(|note| note.ends_with("bilinear 0.004, glu 0.008")),
+        "{:?}",
+        found[0].notes
+    );
+
+    // An arm with two rates: only what shares one is compared.
+    let shared = at(("glu", -0.2), "0.004");
+    let found = judged(assess_runs(&shipped_claim("3"), tuned().chain(shared).collect()));
+    assert_eq!((found.len(), found[0].decision), (1, Decision::Refuted));
+    assert!(found[0].setting.as_ref().unwrap().rates.is_empty());
+}
+
+#[test]
 fn arms_in_different_settings_are_not_compared() {
     let other = |run: RunMaker| run.with(|summary| summary.data_fingerprint = "0ther".to_owned());
     let mixed = runs(&[("bilinear", 0.0)]).into_iter().chain(runs(&[("glu", 0.0)]).into_iter().map(other));

@@ -1,6 +1,6 @@
 //! Runs and a claim make a verdict.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lm_train::record::RunStatus;
 use serde::Serialize;
@@ -76,6 +76,8 @@ pub struct Setting {
     pub runs: usize,
     /// Keys in which it differs from other settings that have all arms, with its own values: `train.steps = 800`.
     pub differs: Vec<String>,
+    /// Learning rates by arm, where each has its own; empty where all share one.
+    pub rates: BTreeMap<String, String>,
 }
 
 /// A claim decided in one setting, or by computation.
@@ -326,6 +328,7 @@ fn in_setting(
         params: (params().min().unwrap_or(0), params().max().unwrap_or(0)),
         runs: runs.len(),
         differs: apart(&group.shared, all.iter().map(|group| &group.shared)),
+        rates: group.rates.clone(),
     };
     let notes = notes(claim, group, &comparisons, &diverged, registration);
     Ok(Ok(Verdict {

@@ -121,6 +121,13 @@ pub(super) fn notes(
     let by_runs = || comparisons.iter().filter(|comparison| comparison.quantity != Quantity::Ratio);
     let fewest = by_runs().map(|comparison| comparison.n).min().unwrap_or(0);
     let mut notes = Vec::new();
+    if !group.rates.is_empty() {
+        let rates: Vec<String> = group.rates.iter().map(|(arm, rate)| format!("{arm} {rate}")).collect();
+        notes.push(format!(
+            "each arm has its own learning rate, which is fair if all were searched for in the same way, as by `ffnlab tune`: {}",
+            rates.join(", ")
+        ));
+    }
     match registration {
         Registration::Before => {}
         Registration::Changed(runs) => notes.push(format!(

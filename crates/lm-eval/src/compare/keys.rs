@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 /// Keys that never make two runs different experiments: the seed, paths (the fingerprint of the data stands for what
 /// they hold), and when to look and to save.
-const IGNORED: [&str; 8] = [
+const IGNORED: [&str; 11] = [
     "seed",
     "data.train",
     "data.valid",
@@ -17,10 +17,13 @@ const IGNORED: [&str; 8] = [
     "train.eval_sequences",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.alignment_every",
+    "train.probe_every",
+    "train.sparsity_every",
 ];
 
 /// The peak learning rate.
-pub(super) const LR: &str = "optim.lr";
+pub(crate) const LR: &str = "optim.lr";
 
 /// Stands for the contents of the data, which the config names only by path.
 pub(crate) const DATA: &str = "data_fingerprint";
