@@ -101,11 +101,16 @@ pub struct Folder {
     path: PathBuf,
     /// The last data and their fingerprint: most runs share them, and their files need not be hashed for each.
     known: Option<(DataConfig, TokenizerConfig, String)>,
+    /// What was in the folder at first, in order; all runs that other versions named are among it.
+    earlier: Vec<PathBuf>,
 }
 
 impl Folder {
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), known: None }
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let mut earlier: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        earlier.sort();
+        Self { path: path.to_owned(), known: None, earlier }
     }
 
     /// The run of `config` in this folder.
@@ -132,12 +137,11 @@ impl Folder {
         if wanted.exists() {
             return wanted;
         }
-        let of_this_run = |entry: &Path| {
+        let of_this_run = |entry: &&PathBuf| {
             let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
             name.strip_suffix(id).is_some_and(|rest| rest.ends_with('-'))
         };
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
-        entries.filter(|entry| of_this_run(entry)).min().unwrap_or(wanted)
+        self.earlier.iter().find(of_this_run).cloned().unwrap_or(wanted)
     }
 }
 

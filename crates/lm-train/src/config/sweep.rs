@@ -180,11 +180,9 @@ impl Sweep {
     /// # Errors
     /// A config that does not resolve.
     pub fn to_toml(&self, header: &str, keys: &[Override]) -> anyhow::Result<String> {
-        // The config below the grid need not resolve by itself: an axis may hold what it lacks.
-        let resolved = match self.cells()?.into_iter().next() {
-            Some(cell) => cell.config,
-            None => self.source.resolve()?,
-        };
+        // The config below the grid need not resolve by itself, since an axis may hold what it lacks; its first cell does.
+        let first = self.axes.iter().filter_map(|(key, values)| Some((key.clone(), values.first()?.clone())));
+        let resolved = self.cell(String::new(), first.collect())?.config;
         let mut text = comment(header);
         text += &toml::to_string(&self.source.with(keys)?.merged_with_paths_of(&resolved))?;
         text += "\n[sweep]\n";
