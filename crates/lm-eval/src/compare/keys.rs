@@ -25,6 +25,9 @@ const IGNORED: [&str; 11] = [
 /// The peak learning rate.
 pub(crate) const LR: &str = "optim.lr";
 
+/// The precision recipe; a resolved config leaves it out where it is fp32.
+const PRECISION: &str = "precision.preset";
+
 /// Stands for the contents of the data, which the config names only by path.
 pub(crate) const DATA: &str = "data_fingerprint";
 
@@ -42,9 +45,10 @@ impl Keys {
         Self(keys)
     }
 
-    /// A key's value as a label shows it; `none` for a key that this config lacks.
+    /// A key's value as a label shows it; `none` for a key that this config lacks, `fp32` for a precision left out.
     pub(crate) fn show(&self, key: &str) -> String {
         match self.0.get(key) {
+            None if key == PRECISION => "fp32".to_owned(),
             None => "none".to_owned(),
             Some(Value::String(text)) if key == DATA => text.chars().take(8).collect(),
             Some(Value::String(text)) => text.clone(),
@@ -164,6 +168,7 @@ mod tests {
             (keys("optim = { lr = 1, eps = 2 }"), keys("optim = { lr = 3, eps = 2 }\ntrain.steps = 4"));
         assert_eq!(differing([&a, &b]), ["optim.lr", "train.steps"]);
         assert_eq!((a.show("train.steps"), b.show("train.steps")), ("none".to_owned(), "4".to_owned()));
+        assert_eq!(a.show(PRECISION), "fp32");
         assert_eq!(a.show(DATA), "01234567");
     }
 
