@@ -160,6 +160,9 @@ fn an_environment_that_asks_for_what_is_not_there_is_refused_before_anything_run
     if !cpu.contains("avx512f") {
         cases.push(("FFNLAB_ISA", "avx512", "this CPU has no avx512"));
     }
+    if !cpu.contains("amx_bf16") {
+        cases.push(("FFNLAB_ISA", "amx", "this CPU has no amx"));
+    }
     for (variable, value, expected) in cases {
         let (code, stderr) = train(variable, value, &[]);
         assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{stderr}");

@@ -1,8 +1,10 @@
 //! Forward and backward of every operation at the sizes of the reference model (4,096 tokens, d_model 256, 8 heads,
-//! d_ff 688, 4,096 ids), plain Candle beside the portable version, and whole blocks.
+//! d_ff 688, 4,096 ids), plain Candle beside the portable version, and whole blocks; on CPUs with AMX also products of
+//! bf16 operands, which the pin of another instruction set gives to the `gemm` crate.
 //!
 //!     cargo bench -p kernels
 //!     cargo bench -p kernels -- attention
+//!     FFNLAB_ISA=avx512 cargo bench -p kernels -- bf16
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -11,9 +13,11 @@ use std::time::Duration;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use kernels::{
-    AttentionBlock, Branch, FfnBlock, Formats, HeadLoss, Kernels, Norm, Pointwise, Projection, Saving,
-    multiversion,
+    AttentionBlock, Branch, FfnBlock, Formats, HeadLoss, Kernels, Matrix, Norm, Observer, Pointwise,
+    Projection, QuantizedLinear, Role, Saving, multiversion,
 };
+use numerics::simd::{Isa, isa, widest};
+use numerics::{NumericFormat, Operand, QuantSpec};
 
 const BATCH: usize = 16;
 const TIME: usize = 256;
@@ -156,5 +160,50 @@ fn blocks(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, operations, blocks);
+/// Nothing is kept between steps.
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn delayed_scale(&self, _: Role, _: &QuantSpec) -> Option<f32> {
+        None
+    }
+
+    fn key(&self, _: Role) -> u64 {
+        0
+    }
+
+    fn quantised(&self, _: Role, _: Matrix<'_>, _: &QuantSpec, _: &Operand) {}
+}
+
+/// A linear map of bf16 operands, three products forward and backward, with the roundings that belong to it.
+fn bf16_products(c: &mut Criterion) {
+    if widest() != Isa::Amx {
+        println!("bf16 on AMX: skipped, this CPU has none");
+        return;
+    }
+    let (x, weight) = (var(&[BATCH * TIME, D]), var(&[D_FF, D]));
+    let spec = QuantSpec::unscaled(NumericFormat::Bf16);
+    let mut group = c.benchmark_group("bf16");
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group.bench_function(format!("linear, {}", isa()), |b| {
+        b.iter(|| {
+            both_ways(|| {
+                let (output, observer) = (NumericFormat::Bf16, Arc::new(Nobody));
+                let how = QuantizedLinear {
+                    input: spec,
+                    weight: spec,
+                    grad: spec,
+                    output,
+                    smooth: false,
+                    observer,
+                };
+                kernels::quantized_linear(Kernels::Portable, &x, &weight, how)
+            });
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, operations, blocks, bf16_products);
 criterion_main!(benches);

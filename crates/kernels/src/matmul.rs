@@ -50,6 +50,37 @@ impl<'a> Mat<'a> {
         Self { data, rows: count, ..self }
     }
 
+    /// The part from `[row, col]` on of at most this shape, as a view; empty where that lies outside.
+    #[inline(always)]
+    pub(crate) fn window(self, [row, col]: [usize; 2], [rows, cols]: [usize; 2]) -> Self {
+        let (rows, cols) = (rows.min(self.rows.saturating_sub(row)), cols.min(self.cols.saturating_sub(col)));
+        let data = self.data.get(row * self.row_stride + col * self.col_stride..).unwrap_or(&[]);
+        Self { data, rows, cols, ..self }
+    }
+
+    /// Whether the elements of a row are neighbours in memory.
+    #[inline(always)]
+    pub(crate) fn rows_are_contiguous(self) -> bool {
+        self.col_stride == 1
+    }
+
+    /// A row of at most `N` elements, with zeros behind them; all zeros for a row beyond the last.
+    #[inline(always)]
+    pub(crate) fn padded_row<const N: usize>(self, row: usize) -> [f32; N] {
+        let mut padded = [0.0; N];
+        if row < self.rows && self.cols > 0 {
+            let from = &self.data[row * self.row_stride..];
+            if self.col_stride == 1 && self.cols == N {
+                padded.copy_from_slice(&from[..N]);
+            } else {
+                for (col, x) in padded[..self.cols].iter_mut().enumerate() {
+                    *x = from[col * self.col_stride];
+                }
+            }
+        }
+        padded
+    }
+
     /// One row, which must be contiguous.
     pub(crate) fn row(self, row: usize) -> &'a [f32] {
         assert!(row < self.rows && (self.col_stride == 1 || self.cols <= 1));

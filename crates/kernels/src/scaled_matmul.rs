@@ -1,7 +1,11 @@
 //! Products of quantised operands: sums in f32, scales applied to the sums.
+//!
+//! Where all of a sum has one scale, the product is one of plain matrices, which AMX computes if it can
+//! (`bf16_matmul`). Sums of blocks with scales of their own come from the `gemm` crate.
 
+use crate::bf16_matmul;
 use crate::buffers::fill_one;
-use crate::matmul::{Mat, MatMut, Mode, matmul_into, matmul_with};
+use crate::matmul::{Mat, MatMut, Mode, matmul_into};
 use candle_core::{Device, Result, Tensor};
 use numerics::{Contraction, Operand, OuterScale};
 use rayon::prelude::*;
@@ -83,9 +87,18 @@ const LINES_PER_TASK: usize = 64;
 /// # Errors
 /// When the blocks of the two factors have different sizes.
 pub(crate) fn scaled_matmul(a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
+    scaled_matmul_by(bf16_matmul::matmul_with, a, b)
+}
+
+/// [`scaled_matmul`], with `product` to multiply plain matrices and their result by a factor.
+fn scaled_matmul_by(
+    product: impl Fn(f32, Mat<'_>, Mat<'_>) -> Vec<f32>,
+    a: Factor<'_>,
+    b: Factor<'_>,
+) -> Result<Vec<f32>> {
     let (left, right) = (a.mat(), b.mat().t());
     let block = match (a.block(), b.block()) {
-        (None, None) => return Ok(unblocked(a, b)),
+        (None, None) => return Ok(unblocked(product, a, b)),
         (Some(size), None) | (None, Some(size)) => size,
         (Some(size), Some(other)) if size == other => size,
         (Some(size), Some(other)) => candle_core::bail!("blocks of {size} and of {other} in one product"),
@@ -114,12 +127,12 @@ pub(crate) fn scaled_matmul(a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
 }
 
 /// The product when every line has one scale.
-fn unblocked(a: Factor<'_>, b: Factor<'_>) -> Vec<f32> {
+fn unblocked(product: impl Fn(f32, Mat<'_>, Mat<'_>) -> Vec<f32>, a: Factor<'_>, b: Factor<'_>) -> Vec<f32> {
     let (left, right) = (a.mat(), b.mat().t());
     if let (OuterScale::Uniform(of_a), OuterScale::Uniform(of_b)) = (&a.operand.outer, &b.operand.outer) {
-        return matmul_with(of_a * of_b, left, right);
+        return product(of_a * of_b, left, right);
     }
-    let mut c = matmul_with(1.0, left, right);
+    let mut c = product(1.0, left, right);
     let of_b: Vec<f32> = (0..right.cols).map(|j| b.scale(j, 0)).collect();
     let rows = c.par_chunks_mut(right.cols.max(1)).with_min_len(LINES_PER_TASK);
     rows.enumerate().for_each(|(line, row)| {
@@ -127,4 +140,88 @@ fn unblocked(a: Factor<'_>, b: Factor<'_>) -> Vec<f32> {
         row.iter_mut().zip(&of_b).for_each(|(c, of_b)| *c *= of_a * of_b);
     });
     c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bf16_matmul::tests::on_tiles;
+    use crate::matmul::matmul_with;
+    use crate::testing::*;
+    use numerics::{NumericFormat, Overflow, QuantSpec, Scaling};
+    use proptest::prelude::*;
+
+    /// What operands of recipes are, and whether bf16 holds it.
+    const OPERANDS: [(NumericFormat, Scaling, bool); 12] = [
+        (NumericFormat::Bf16, Scaling::None, true),
+        (NumericFormat::E4m3, Scaling::Tensor, true),
+        (NumericFormat::E5m2, Scaling::Row, true),
+        (NumericFormat::E4m3, Scaling::Mx, true),
+        (NumericFormat::E3m2, Scaling::Mx, true),
+        (NumericFormat::Int8, Scaling::Mx, true),
+        (NumericFormat::E2m1, Scaling::Nvfp4, true),
+        (NumericFormat::Int8, Scaling::Row, true),
+        (NumericFormat::Int4, Scaling::Tensor, true),
+        (NumericFormat::Ternary, Scaling::Absmean, true),
+        (NumericFormat::Fp16, Scaling::None, false),
+        (NumericFormat::Tf32, Scaling::None, false),
+    ];
+
+    /// A matrix of so many lines by steps, laid out as `contraction` says, and quantised.
+    fn operand(seed: u64, lines: usize, steps: usize, contraction: Contraction, index: usize) -> Operand {
+        let (format, scaling, _) = OPERANDS[index];
+        let (rows, cols) = shape(lines, steps, contraction);
+        let values = random(seed, rows * cols).and_then(|x| x.to_vec1::<f32>()).unwrap();
+        let spec = QuantSpec { scaling, overflow: Overflow::Saturate, ..QuantSpec::unscaled(format) };
+        numerics::quantize(&values, rows, cols, contraction, &spec, 0, None).unwrap()
+    }
+
+    fn shape(lines: usize, steps: usize, contraction: Contraction) -> (usize, usize) {
+        match contraction {
+            Contraction::Columns => (lines, steps),
+            Contraction::Rows => (steps, lines),
+        }
+    }
+
+    fn contraction() -> impl Strategy<Value = Contraction> {
+        prop_oneof![Just(Contraction::Columns), Just(Contraction::Rows)]
+    }
+
+    proptest! {
+        #![proptest_config(cases(48))]
+
+        /// Sums differ in their order only: each loses about the root of their number of ulp, at the magnitude of the
+        /// sum of magnitudes.
+        #[test]
+        fn tiles_give_the_product_that_gemm_gives(
+            (m, n, blocks) in (1..80usize, 1..80usize, 1..4usize),
+            (a_index, b_index) in (0..OPERANDS.len(), 0..OPERANDS.len()),
+            (a_contraction, b_contraction) in (contraction(), contraction()),
+            seed in any::<u64>(),
+        ) {
+            let steps = 32 * blocks;
+            let a = operand(seed, m, steps, a_contraction, a_index);
+            let b = operand(seed + 1, n, steps, b_contraction, b_index);
+            let factor = |operand, lines, contraction| {
+                let (rows, cols) = shape(lines, steps, contraction);
+                Factor::new(operand, rows, cols, contraction)
+            };
+            let (a, b) = (factor(&a, m, a_contraction), factor(&b, n, b_contraction));
+            let on_tiles = |scale, left: Mat<'_>, right: Mat<'_>| {
+                let product = on_tiles(scale, left, right);
+                assert_eq!(product.is_some(), OPERANDS[a_index].2 && OPERANDS[b_index].2);
+                product.unwrap_or_else(|| matmul_with(scale, left, right))
+            };
+            let tiles = scaled_matmul_by(on_tiles, a, b).unwrap();
+            let gemm = scaled_matmul_by(matmul_with, a, b).unwrap();
+            prop_assert_eq!(tiles.len(), m * n);
+            let [a, b] = [a, b].map(|factor| factor.decoded().and_then(|x| x.abs()?.to_vec2::<f64>()).unwrap());
+            for (i, (tiles, gemm)) in tiles.iter().zip(&gemm).enumerate() {
+                let size: f64 = a[i / n].iter().zip(&b[i % n]).map(|(a, b)| a * b).sum();
+                let most = 2.0 * (steps as f64).sqrt() * 2f64.powi(-23) * size + f64::from(f32::MIN_POSITIVE);
+                let error = (f64::from(*tiles) - f64::from(*gemm)).abs();
+                prop_assert!(error <= most, "{tiles} and {gemm}, {error:e} > {most:e}");
+            }
+        }
+    }
 }

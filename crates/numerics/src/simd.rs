@@ -5,8 +5,11 @@
 //! that the compiler can vectorise them, and nothing else differs: sums have a fixed number of partial sums
 //! and fused multiply-add is not asked for, so all versions give the same bits.
 //!
-//! [`ISA_VARIABLE`] pins the version. It governs these loops only: the `gemm` crate, from which matrix products
-//! come, chooses its own instructions by the CPU.
+//! AMX adds no loop: it multiplies matrices of bf16. The loops run their AVX-512 version beside it, and the
+//! `kernels` crate gives it the products of operands that bf16 holds.
+//!
+//! [`ISA_VARIABLE`] pins the version, and with anything but `amx` turns those products off. It governs nothing
+//! else: the `gemm` crate, from which all other matrix products come, chooses its own instructions by the CPU.
 
 use std::env;
 use std::fmt;
@@ -27,11 +30,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with the AVX-512 subsets F, VL, DQ and BW.
     Avx512,
+    /// The same with AMX's tiles and products of bf16, which Linux has given this process leave to use.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, the narrowest first.
-    pub const ALL: [Self; 3] = [Self::Baseline, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Baseline, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The name in [`ISA_VARIABLE`]; [`FromStr`] reads it back.
     pub const fn name(self) -> &'static str {
@@ -39,6 +44,7 @@ impl Isa {
             Self::Baseline => "baseline",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -109,10 +115,37 @@ pub fn widest() -> Isa {
         && is_x86_feature_detected!("avx512bw");
     let avx2 = is_x86_feature_detected!("avx2");
     match (avx2, avx512) {
+        (true, true) if amx() => Isa::Amx,
         (true, true) => Isa::Avx512,
         (true, false) => Isa::Avx2,
         (false, _) => Isa::Baseline,
     }
+}
+
+/// Whether tiles of bf16 can be multiplied. Tiles are large (8 KiB a thread, saved at every change of context),
+/// so that Linux has a process ask for them; it asks once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    // CPUID leaf 7, EDX: AMX-BF16 and AMX-TILE (Intel SDM, volume 2A, CPUID).
+    const AMX: u32 = 1 << 22 | 1 << 24;
+    // Linux, Documentation/arch/x86/xstate.rst: the request, and the number of the tiles' data among the states.
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
+    *PERMITTED.get_or_init(|| {
+        let able = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & AMX == AMX;
+        // SAFETY: the request takes two numbers and touches no memory of this process.
+        able && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+    })
+}
+
+/// Whether tiles of bf16 can be multiplied: elsewhere nobody has written down how to ask for them.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx() -> bool {
+    false
 }
 
 /// The widest instruction set of this CPU.
@@ -161,7 +194,9 @@ macro_rules! multiversion {
                     // SAFETY: `isa` is never wider than what this CPU has.
                     $crate::simd::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
-                    $crate::simd::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::simd::Isa::Avx512 | $crate::simd::Isa::Amx => {
+                        return unsafe { avx512($($arg),*) };
+                    }
                 }
             }
             body($($arg),*)
@@ -184,9 +219,11 @@ mod tests {
             }
         }
         let error = choose("sse9", Isa::Avx512).unwrap_err().to_string();
-        assert_eq!(error, "unknown instruction set \"sse9\"; known: baseline, avx2, avx512");
+        assert_eq!(error, "unknown instruction set \"sse9\"; known: baseline, avx2, avx512, amx");
         let error = choose("avx512", Isa::Avx2).unwrap_err().to_string();
         assert_eq!(error, "this CPU has no avx512, its widest instruction set here is avx2");
+        let error = choose("amx", Isa::Avx512).unwrap_err().to_string();
+        assert_eq!(error, "this CPU has no amx, its widest instruction set here is avx512");
     }
 
     /// Under a pin, all tests of this process run what was asked for; one that cannot be had fails here.

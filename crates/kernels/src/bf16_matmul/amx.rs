@@ -1,0 +1,124 @@
+//! Intel AMX: eight tiles of 16 rows of 64 bytes, and an instruction that multiplies two and adds to a third.
+
+use super::pack::Tile;
+use super::unit::{Sums, TileUnit, Tiles, common_length};
+use numerics::simd::{Isa, isa};
+use std::arch::asm;
+use std::marker::PhantomData;
+
+/// What LDTILECFG reads (Intel SDM, volume 1, "Programming with Intel AMX").
+#[repr(C, align(64))]
+struct TileConfig([u8; 64]);
+
+/// Eight full tiles: byte 0 is the palette, 16-bit numbers from byte 16 on are the bytes of a row, bytes from 48 on
+/// the rows. All else is zero.
+static FULL_TILES: TileConfig = {
+    let mut bytes = [0; 64];
+    bytes[0] = 1;
+    let mut tile = 0;
+    while tile < 8 {
+        bytes[16 + 2 * tile] = 64;
+        bytes[48 + tile] = 16;
+        tile += 1;
+    }
+    TileConfig(bytes)
+};
+
+/// The knowledge that AMX instructions may be executed.
+#[derive(Clone, Copy)]
+pub(crate) struct Amx(());
+
+impl Amx {
+    /// AMX, if it is the instruction set that runs.
+    pub(crate) fn new() -> Option<Self> {
+        (isa() == Isa::Amx).then_some(Self(()))
+    }
+
+    /// # Safety
+    /// The process can execute AMX instructions, or has something that executes them in its place.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+/// The tiles of this thread, which cannot be handed to another.
+pub(crate) struct Configured(PhantomData<*const ()>);
+
+impl TileUnit for Amx {
+    type Tiles = Configured;
+
+    fn configure(self) -> Configured {
+        // SAFETY: the instruction exists, as `self` knows, and reads the 64 bytes that it is given.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                config = in(reg) FULL_TILES.0.as_ptr(),
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        Configured(PhantomData)
+    }
+}
+
+impl Drop for Configured {
+    /// Tiles that are in use cost every change of context 8 KiB.
+    fn drop(&mut self) {
+        // SAFETY: the instruction exists, since `configure` ran on this thread.
+        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
+    }
+}
+
+impl Tiles for Configured {
+    /// Four tiles of sums (0 to 3) take four products of two tiles each of a (4, 5) and b (6, 7): as many
+    /// multiplications as loads, where a single tile of sums would take two loads a multiplication.
+    fn multiply(&mut self, sums: &mut Sums, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
+        let steps = common_length(a, b);
+        // SAFETY: this thread's tiles are configured, all of them to 16 rows of 64 bytes. A load reads one `Tile`, of
+        // which there are `steps` behind each pointer and `steps` turns of the loop; the stores write the four
+        // matrices of `sums`, 1024 bytes apart.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{a0} + {row}*1]",
+                "tileloadd tmm6, [{b0} + {row}*1]",
+                "tileloadd tmm7, [{b1} + {row}*1]",
+                "tileloadd tmm5, [{a1} + {row}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a0}, 1024",
+                "add {a1}, 1024",
+                "add {b0}, 1024",
+                "add {b1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}*1], tmm0",
+                "tilestored [{sums} + {row}*1 + 1024], tmm1",
+                "tilestored [{sums} + {row}*1 + 2048], tmm2",
+                "tilestored [{sums} + {row}*1 + 3072], tmm3",
+                a0 = inout(reg) a[0].as_ptr() => _,
+                a1 = inout(reg) a[1].as_ptr() => _,
+                b0 = inout(reg) b[0].as_ptr() => _,
+                b1 = inout(reg) b[1].as_ptr() => _,
+                steps = inout(reg) steps => _,
+                row = in(reg) 64usize,
+                sums = in(reg) sums,
+                out("tmm0") _,
+                out("tmm1") _,
+                out("tmm2") _,
+                out("tmm3") _,
+                out("tmm4") _,
+                out("tmm5") _,
+                out("tmm6") _,
+                out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}

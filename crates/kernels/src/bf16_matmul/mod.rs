@@ -1,0 +1,140 @@
+//! Products of matrices whose values bf16 holds, on Intel AMX: the same numbers, multiplied exactly and summed in f32,
+//! in another order than the `gemm` crate's.
+//!
+//! Values of formats of up to 8 bits, and bf16, have at most 8 significant bits, so their products are exact in f32 and
+//! only the sums round, here as there; [`unit`] says in which order, and what becomes of numbers below 2^-126. [`pack`]
+//! looks at every value, and a matrix that holds any other number goes to `gemm`.
+//!
+//! **Blocks.** The right operand is packed once, in strips of 16 columns. Tasks take rows of the left one, pack them,
+//! and go through all strips, two by two, so that a strip of b serves as many rows as a task has. Sums over more than
+//! [`STEPS_AT_ONCE`] are cut, so that what a task works on stays in its L2 cache.
+//!
+//! Neither the cut into tasks nor the number of threads touches the order of a sum.
+
+// Only x86-64 has such a unit; elsewhere all of this is checked by its tests and used by nobody.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
+mod pack;
+mod unit;
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
+#[cfg(test)]
+pub(crate) mod tests;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod trap;
+
+use crate::buffers::fill_one;
+use crate::matmul::{self, Mat};
+use numerics::multiversion;
+use pack::{LINES, STEPS, Side, Tile, pack};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use unit::{Sums, TileUnit, Tiles};
+
+/// Rows and columns of a block of sums.
+const BLOCK: usize = 2 * LINES;
+
+/// Blocks of rows in a task, at most.
+const BLOCKS_PER_TASK: usize = 4;
+
+/// Tiles of a sum that are added up before the next ones are packed: 2048 steps, of which a task has up to 512 KiB of
+/// the left operand and 128 KiB of the right one at hand. CPUs with AMX have at least 2 MiB of L2 cache a core.
+const STEPS_AT_ONCE: usize = 64;
+
+/// `factor` a b, row-major, on all threads of the current rayon pool; by AMX where the CPU has it and bf16 holds a and b.
+pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(c) = amx::Amx::new().and_then(|unit| product(unit, factor, a, b)) {
+        return c;
+    }
+    matmul::matmul_with(factor, a, b)
+}
+
+/// `factor` a b by `unit`, if bf16 holds a and b.
+fn product(unit: impl TileUnit, factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
+    assert_eq!(a.cols, b.rows);
+    let (rows, steps, cols) = (a.rows, a.cols.div_ceil(STEPS), b.cols);
+    if rows == 0 || steps == 0 || cols == 0 {
+        return Some(vec![0.0; rows * cols]);
+    }
+    let mut strips = vec![Tile::ZERO; cols.div_ceil(BLOCK) * 2 * steps];
+    let exact = strips.par_chunks_exact_mut(steps).enumerate().all(|(strip, tiles)| {
+        pack(tiles, Side::Right, b.t().window([strip * LINES, 0], [LINES, a.cols])) // zeros beyond the last column
+    });
+    if !exact {
+        return None;
+    }
+    // Few rows are shared out more finely.
+    let blocks = (rows.div_ceil(BLOCK) / (8 * BLOCKS_PER_TASK)).clamp(1, BLOCKS_PER_TASK);
+    let exact = AtomicBool::new(true);
+    let c = fill_one(rows * cols, blocks * BLOCK * cols, |task, c| {
+        let part = a.window([task * blocks * BLOCK, 0], [c.len() / cols, a.cols]);
+        if exact.load(Ordering::Relaxed) && !multiply_rows(unit, factor, part, &strips, steps, c) {
+            exact.store(false, Ordering::Relaxed);
+        }
+    });
+    exact.into_inner().then_some(c)
+}
+
+/// c ← `factor` a b for the rows of a task, unless bf16 does not hold a. `steps` counts the tiles in a strip of b.
+fn multiply_rows(
+    unit: impl TileUnit,
+    factor: f32,
+    a: Mat<'_>,
+    strips: &[Tile],
+    steps: usize,
+    c: &mut [f32],
+) -> bool {
+    let cols = c.len() / a.rows;
+    let left_strips = 2 * a.rows.div_ceil(BLOCK);
+    let mut left = vec![Tile::ZERO; left_strips * steps.min(STEPS_AT_ONCE)];
+    let mut sums = Sums::ZERO;
+    let mut unit = unit.configure();
+    for start in (0..steps).step_by(STEPS_AT_ONCE) {
+        let count = STEPS_AT_ONCE.min(steps - start);
+        let left = &mut left[..left_strips * count];
+        for (strip, tiles) in left.chunks_exact_mut(count).enumerate() {
+            let lines = a.window([strip * LINES, start * STEPS], [LINES, count * STEPS]);
+            if !pack(tiles, Side::Left, lines) {
+                return false;
+            }
+        }
+        let part = Part { first: start == 0, factor: (start + count == steps).then_some(factor) };
+        for (panel, b) in strips.chunks_exact(2 * steps).enumerate() {
+            let b = [&b[start..][..count], &b[steps + start..][..count]];
+            for (c, a) in c.chunks_mut(BLOCK * cols).zip(left.chunks_exact(2 * count)) {
+                unit.multiply(&mut sums, [&a[..count], &a[count..]], b);
+                take(&sums, part, c, cols, panel * BLOCK);
+            }
+        }
+    }
+    true
+}
+
+/// Which part of a sum has been computed.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Nothing has been summed before.
+    first: bool,
+    /// What multiplies the sum, if this was its last part.
+    factor: Option<f32>,
+}
+
+multiversion! {
+    /// Moves a block of sums to rows of c, from column `col` on, as far as c goes.
+    fn take(sums: &Sums, part: Part, c: &mut [f32], cols: usize, col: usize) {
+        for (row, c) in c.chunks_exact_mut(cols).enumerate() {
+            for (c, sums) in c[col..].chunks_mut(LINES).zip(&sums.0[row / LINES]) {
+                for (c, sum) in c.iter_mut().zip(&sums[row % LINES]) {
+                    let sum = if part.first { *sum } else { *c + sum };
+                    *c = match part.factor {
+                        Some(factor) => sum * factor,
+                        None => sum,
+                    };
+                }
+            }
+        }
+    }
+}

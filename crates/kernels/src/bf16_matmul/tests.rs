@@ -1,0 +1,288 @@
+//! AMX's instructions, executed by the CPU or emulated (see `trap`), against sums in f64 and, bit for bit, against the
+//! unit in plain Rust. Elsewhere than on Linux x86-64 the plain unit alone.
+
+use super::unit::{Plain, common_length};
+use super::*;
+use crate::testing::*;
+use candle_core::{Device, Result, Tensor};
+use numerics::{NumericFormat, Overflow, Rounding};
+use proptest::prelude::*;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn unit() -> impl TileUnit {
+    trap::amx()
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn unit() -> impl TileUnit {
+    Plain
+}
+
+/// What [`matmul_with`] computes where the CPU has AMX, on any CPU.
+pub(crate) fn on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
+    product(unit(), factor, a, b)
+}
+
+/// How a matrix lies in memory.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Rows,
+    Columns,
+    /// Neither rows nor columns are contiguous.
+    Gaps,
+}
+
+/// A matrix and its memory.
+struct Matrix {
+    data: Vec<f32>,
+    shape: [usize; 2],
+    strides: [usize; 2],
+}
+
+impl Matrix {
+    /// `value(row, col)` everywhere, NaN in the gaps.
+    fn new([rows, cols]: [usize; 2], order: Order, value: impl Fn(usize, usize) -> f32) -> Self {
+        let strides = match order {
+            Order::Rows => [cols, 1],
+            Order::Columns => [1, rows],
+            Order::Gaps => [3 * cols + 2, 3],
+        };
+        let mut data = vec![f32::NAN; rows * strides[0] + cols * strides[1]];
+        for row in 0..rows {
+            for col in 0..cols {
+                data[row * strides[0] + col * strides[1]] = value(row, col);
+            }
+        }
+        Self { data, shape: [rows, cols], strides }
+    }
+
+    /// Random bf16 numbers of up to `binades` above and below 1.
+    fn random(seed: u64, shape: [usize; 2], order: Order, binades: f32) -> Self {
+        let uniform = |seed| random(seed, (shape[0], shape[1])).and_then(|x| x.to_vec2::<f32>()).unwrap();
+        let (values, exponents) = (uniform(seed), uniform(seed ^ 1));
+        Self::new(shape, order, |row, col| {
+            let value = f32::from_bits(values[row][col].to_bits() & 0xffff_0000);
+            value * (exponents[row][col] * binades).round().exp2()
+        })
+    }
+
+    fn mat(&self) -> Mat<'_> {
+        Mat::new(&self.data, self.shape, self.strides)
+    }
+
+    fn at(&self, row: usize, col: usize) -> f64 {
+        f64::from(self.data[row * self.strides[0] + col * self.strides[1]])
+    }
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![Just(Order::Rows), Just(Order::Columns), Just(Order::Gaps)]
+}
+
+/// Bits, of which those of NaN do not matter.
+fn bits_but_nan(values: &[f32]) -> Vec<Option<u32>> {
+    values.iter().map(|x| (!x.is_nan()).then_some(x.to_bits())).collect()
+}
+
+/// The product against f64, against the plain unit, and in pools of 1, 2 and 3 threads.
+fn check(factor: f32, a: &Matrix, b: &Matrix) {
+    let c = on_tiles(factor, a.mat(), b.mat()).expect("all numbers are bf16");
+    let plain = product(Plain, factor, a.mat(), b.mat()).unwrap();
+    assert!(bits_but_nan(&c) == bits_but_nan(&plain), "the units agree");
+    let ([rows, steps], cols) = (a.shape, b.shape[1]);
+    assert_eq!(c.len(), rows * cols);
+    for (i, got) in c.iter().enumerate() {
+        let terms = || (0..steps).map(|step| a.at(i / cols, step) * b.at(step, i % cols) * f64::from(factor));
+        let (exact, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+        // Half an ulp for each addition, and for the factor; random errors come to the root of their number. Sums below
+        // 2^-126 become zero.
+        let most = ((steps as f64).sqrt() + 1.0) * 2f64.powi(-23) * size + steps as f64 * 2f64.powi(-126);
+        let error = (f64::from(*got) - exact).abs();
+        assert!(error <= most, "[{}, {}]: {got}, exactly {exact}", i / cols, i % cols);
+    }
+    let again = || -> Result<Vec<Tensor>> {
+        let c = on_tiles(factor, a.mat(), b.mat()).unwrap();
+        Ok(vec![Tensor::from_vec(c, rows * cols, &Device::Cpu)?])
+    };
+    same_bits_in_every_pool(again).unwrap();
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    #[test]
+    fn products_of_any_shape_and_order(
+        (m, k, n) in (1..=200usize, 1..=200usize, 1..=200usize),
+        (a_order, b_order) in (order(), order()),
+        seed in any::<u64>(),
+        binades in prop_oneof![Just(0f32), Just(8.0), Just(58.0)],
+    ) {
+        let a = Matrix::random(seed, [m, k], a_order, binades);
+        let b = Matrix::random(seed ^ 2, [k, n], b_order, binades);
+        check(1.0, &a, &b);
+    }
+
+    /// Subnormal numbers, infinities and NaN among them.
+    #[test]
+    fn the_units_agree_on_any_bits(
+        (m, k, n) in (1..=40usize, 1..=70usize, 1..=40usize),
+        patterns in proptest::collection::vec(any::<u16>(), 40 * 70),
+    ) {
+        let value = |index: usize| {
+            let value = f32::from_bits(u32::from(patterns[index % patterns.len()]) << 16);
+            // Payloads of NaN are not in question, and most sums would be NaN.
+            if value.is_nan() && !index.is_multiple_of(64) { 1.0 } else { value }
+        };
+        let a = Matrix::new([m, k], Order::Rows, |row, col| value(row * k + col));
+        let b = Matrix::new([k, n], Order::Columns, |row, col| value(1 + row * n + col));
+        let [c, plain] = [on_tiles(0.5, a.mat(), b.mat()), product(Plain, 0.5, a.mat(), b.mat())];
+        prop_assert_eq!(bits_but_nan(&c.unwrap()), bits_but_nan(&plain.unwrap()));
+    }
+}
+
+/// More steps than are summed at once, and a factor that rounds.
+#[test]
+fn long_sums_are_cut_and_added() {
+    for k in [STEPS_AT_ONCE * STEPS, 2 * STEPS_AT_ONCE * STEPS + 33] {
+        let a = Matrix::random(1, [35, k], Order::Rows, 3.0);
+        let b = Matrix::random(2, [k, 18], Order::Rows, 3.0);
+        check(0.7, &a, &b);
+    }
+}
+
+/// Tasks of several blocks of rows, the last of them shorter.
+#[test]
+fn many_rows_are_cut_into_tasks() {
+    let a = Matrix::random(1, [2 * 32 * BLOCK + 7, 5], Order::Columns, 3.0);
+    let b = Matrix::random(2, [5, 3], Order::Rows, 3.0);
+    check(-2.0, &a, &b);
+}
+
+#[test]
+fn empty_products_are_zeros() {
+    for [m, k, n] in [[0, 3, 2], [2, 3, 0], [2, 0, 3], [0, 0, 0]] {
+        let (a, b) = (vec![1.0; m * k], vec![1.0; k * n]);
+        let c = on_tiles(1.0, Mat::row_major(&a, m, k), Mat::row_major(&b, k, n));
+        assert_eq!(c, Some(vec![0.0; m * n]));
+    }
+}
+
+/// One number anywhere that bf16 does not hold, in either operand.
+#[test]
+fn other_numbers_are_refused() {
+    let [m, k, n] = [33, 40, 35];
+    let strange = f32::from_bits(1f32.to_bits() + 1);
+    for [row, col] in [[0, 0], [32, 0], [0, 39], [32, 39], [17, 31], [15, 32]] {
+        for order in [Order::Rows, Order::Columns, Order::Gaps] {
+            let ones = Matrix::new([m, k], order, |_, _| 1.0);
+            let b = Matrix::new([k, n], order, |_, _| 1.0);
+            assert!(on_tiles(1.0, ones.mat(), b.mat()).is_some());
+            let a = Matrix::new([m, k], order, |i, j| if [i, j] == [row, col] { strange } else { 1.0 });
+            assert!(on_tiles(1.0, a.mat(), b.mat()).is_none(), "a[{row}, {col}], {order:?}");
+            let b = Matrix::new([k, n], order, |i, j| if [j, i] == [row, col] { strange } else { 1.0 });
+            assert!(on_tiles(1.0, ones.mat(), b.mat()).is_none(), "b[{col}, {row}], {order:?}");
+        }
+    }
+}
+
+/// All formats but those of more than 8 significant bits.
+#[test]
+fn formats_of_at_most_eight_significant_bits_are_held() {
+    let values = random(1, 64 * 64).and_then(|x| (x * 100.0)?.to_vec1::<f32>()).unwrap();
+    for format in NumericFormat::ALL {
+        let expected = match format {
+            NumericFormat::Fp32 | NumericFormat::Tf32 | NumericFormat::Fp16 => false,
+            NumericFormat::Bf16 | NumericFormat::E4m3 | NumericFormat::E5m2 => true,
+            NumericFormat::E3m2 | NumericFormat::E2m3 | NumericFormat::E2m1 | NumericFormat::E8m0 => true,
+            NumericFormat::Int8 | NumericFormat::Int4 | NumericFormat::Ternary => true,
+        };
+        let mut values = values.clone();
+        numerics::round_slice(&mut values, format, Rounding::NEAREST_EVEN, Overflow::Saturate);
+        let matrix = Mat::row_major(&values, 64, 64);
+        assert_eq!(on_tiles(1.0, matrix, matrix.t()).is_some(), expected, "{format}");
+    }
+}
+
+/// 2^k.
+fn power(k: i32) -> f32 {
+    f32::exp2(k as f32)
+}
+
+/// Rows of a and columns of b, and what comes of them; worked out by hand from the order of TDPBF16PS.
+fn golden() -> Vec<(Vec<f32>, Vec<f32>, f32)> {
+    let one_at = |step: usize, value: f32| {
+        let mut line = vec![0.0; step];
+        line.push(value);
+        line
+    };
+    let ones_behind = |value: f32, zeros: usize| [vec![value], vec![0.0; zeros], vec![1.0, 1.0]].concat();
+    vec![
+        (vec![1.0, 2.0, 3.0, 4.0], vec![10.0, 20.0, 30.0, 40.0], 300.0),
+        // Even steps: 2^24 + 1, a tie that goes to 2^24. Odd ones: 1 - 2^24. One after another, they would give 2.
+        (vec![4096.0, -4096.0, 1.0, 1.0], vec![4096.0, 4096.0, 1.0, 1.0], 1.0),
+        // In the second tile 1 + 1 come together before they meet 2^24; alone each would be lost.
+        (ones_behind(4096.0, 31), ones_behind(4096.0, 31), power(24) + 2.0),
+        // 2^128 is not rounded before it is added to -2^127.
+        (vec![-power(127), 0.0, power(100)], vec![1.0, 0.0, power(28)], power(127)),
+        // A subnormal operand is zero, and so is a subnormal result.
+        (vec![power(-127)], vec![power(100)], 0.0),
+        (vec![power(-64)], vec![power(-63)], 0.0),
+        (vec![power(-63)], vec![power(-63)], power(-126)),
+        (vec![power(-127)], vec![f32::INFINITY], f32::NAN),
+        (vec![f32::INFINITY], vec![-1.0], f32::NEG_INFINITY),
+        (vec![f32::NAN], vec![0.0], f32::NAN),
+        // The last step of the second tile.
+        (one_at(63, 3.0), one_at(63, 5.0), 15.0),
+    ]
+}
+
+/// The unit alone, on tiles packed by hand: case i is row i times column i, in each block of sums.
+fn check_golden(unit: impl TileUnit) {
+    let cases = golden();
+    let (mut left, mut right) = ([Tile::ZERO; 2], [Tile::ZERO; 2]);
+    for (case, (a, b, _)) in cases.iter().enumerate() {
+        for (step, (a, b)) in a.iter().zip(b).enumerate() {
+            let (tile, pair) = (step / 32, step % 32 / 2);
+            let half = |x: &f32| x.to_bits() >> 16 << (16 * (step % 2));
+            left[tile].0[case][pair] |= half(a);
+            right[tile].0[pair][case] |= half(b);
+        }
+    }
+    let mut sums = Sums([[[[-1.0; 16]; 16]; 2]; 2]);
+    let mut tiles = unit.configure();
+    // Twice: nothing is left of the first time.
+    for _ in 0..2 {
+        tiles.multiply(&mut sums, [&left, &[Tile::ZERO; 2]], [&[Tile::ZERO; 2], &right]);
+    }
+    let [[_, top], bottom] = &sums.0;
+    for (case, (_, _, expected)) in cases.iter().enumerate() {
+        assert_eq!(bits_but_nan(&[top[case][case]]), bits_but_nan(&[*expected]), "case {case}");
+    }
+    // A row of zeros times columns of which some hold infinity or NaN.
+    assert!(bottom[0].as_flattened().iter().all(|sum| *sum == 0.0));
+    assert!(bottom[1].as_flattened().iter().all(|sum| *sum == 0.0 || sum.is_nan()));
+}
+
+#[test]
+fn one_product_of_tiles_by_hand() {
+    check_golden(Plain);
+    check_golden(unit());
+}
+
+/// Each block of sums is of its own two operands: 1 and 2 times 3 and 5, 32 steps a tile.
+#[test]
+fn blocks_do_not_mix() {
+    let constant = |value: f32| [Tile([[value.to_bits() | value.to_bits() >> 16; 16]; 16]); 3];
+    let (a, b) = ([1.0, 2.0].map(constant), [3.0, 5.0].map(constant));
+    let mut sums = Sums::ZERO;
+    unit().configure().multiply(&mut sums, [&a[0], &a[1]], [&b[0], &b[1]]);
+    for (i, j, each) in [(0, 0, 3.0), (0, 1, 5.0), (1, 0, 6.0), (1, 1, 10.0)] {
+        assert!(sums.0[i][j].as_flattened().iter().all(|sum| *sum == 96.0 * each), "block {i}, {j}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "length > 0")]
+fn units_refuse_operands_without_tiles() {
+    common_length([&[], &[]], [&[], &[]]);
+}
