@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
+use super::precision;
+
 /// Keys that never make two runs different experiments: the seed, paths (the fingerprint of the data stands for what
 /// they hold), and when to look and to save.
 const IGNORED: [&str; 11] = [
@@ -24,9 +26,6 @@ const IGNORED: [&str; 11] = [
 
 /// The peak learning rate.
 pub(crate) const LR: &str = "optim.lr";
-
-/// The precision recipe; a resolved config leaves it out where it is fp32.
-const PRECISION: &str = "precision.preset";
 
 /// Stands for the contents of the data, which the config names only by path.
 pub(crate) const DATA: &str = "data_fingerprint";
@@ -48,7 +47,7 @@ impl Keys {
     /// A key's value as a label shows it; `none` for a key that this config lacks, `fp32` for a precision left out.
     pub(crate) fn show(&self, key: &str) -> String {
         match self.0.get(key) {
-            None if key == PRECISION => "fp32".to_owned(),
+            None if key == precision::PRESET => precision::FULL.to_owned(),
             None => "none".to_owned(),
             Some(Value::String(text)) if key == DATA => text.chars().take(8).collect(),
             Some(Value::String(text)) => text.clone(),
@@ -168,7 +167,7 @@ mod tests {
             (keys("optim = { lr = 1, eps = 2 }"), keys("optim = { lr = 3, eps = 2 }\ntrain.steps = 4"));
         assert_eq!(differing([&a, &b]), ["optim.lr", "train.steps"]);
         assert_eq!((a.show("train.steps"), b.show("train.steps")), ("none".to_owned(), "4".to_owned()));
-        assert_eq!(a.show(PRECISION), "fp32");
+        assert_eq!(a.show(precision::PRESET), "fp32");
         assert_eq!(a.show(DATA), "01234567");
     }
 

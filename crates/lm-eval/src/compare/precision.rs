@@ -9,6 +9,9 @@ pub(crate) const FULL: &str = PrecisionPreset::Fp32.name();
 /// Prefix of the config keys that set a precision. Plain full precision has none of them.
 pub(super) const SECTION: &str = "precision.";
 
+/// The config key that names a recipe. A resolved config leaves it out where that is plain full precision.
+pub(crate) const PRESET: &str = "precision.preset";
+
 /// Follows the name of a recipe whose keys were changed.
 const CHANGED: &str = " (changed)";
 

@@ -92,12 +92,11 @@ pub(super) fn config(dir: &Path) -> Option<Config> {
 fn keys(config: &Config) -> Keys {
     let mut keys = BTreeMap::new();
     flatten(config, "", &mut keys);
-    // Plain full precision has no section; where precisions vary it is one of the values.
-    keys.entry(PRECISION.to_owned()).or_insert_with(|| precision::FULL.into());
+    // Where precisions vary, plain full precision is one of the values.
+    keys.entry(precision::PRESET.to_owned()).or_insert_with(|| precision::FULL.into());
     keys
 }
 
-const PRECISION: &str = "precision.preset";
 const SEED: &str = "seed";
 
 /// Keys with more than one value, the seed last, each with its values in order. A run without the key has `None`.
@@ -115,7 +114,7 @@ fn axes(configs: &[Keys]) -> Vec<(String, Vec<Option<Value>>)> {
         (name.clone(), values)
     };
     let mut axes: Vec<_> = names.into_iter().map(axis).filter(|(_, values)| values.len() > 1).collect();
-    axes.sort_by_key(|(name, _)| (name == SEED, name == PRECISION));
+    axes.sort_by_key(|(name, _)| (name == SEED, name == precision::PRESET));
     axes
 }
 
@@ -129,7 +128,7 @@ fn order(key: &str, a: Option<&Value>, b: Option<&Value>) -> Ordering {
     let (texts, numbers) = ([a, b].map(|value| shown(value)), [a, b].map(number));
     match numbers {
         [Some(a), Some(b)] => a.total_cmp(&b),
-        _ if key == PRECISION => precision::place(&texts[0]).cmp(&precision::place(&texts[1])),
+        _ if key == precision::PRESET => precision::place(&texts[0]).cmp(&precision::place(&texts[1])),
         _ if key == "model.ffn.preset" => {
             let rank = |name: &str| shazeer::rank(name).unwrap_or(usize::MAX);
             (rank(&texts[0]), &texts[0]).cmp(&(rank(&texts[1]), &texts[1]))
@@ -249,7 +248,7 @@ mod tests {
     #[test]
     fn full_precision_is_a_value_where_precisions_vary() {
         let found = axes(&configs(&["seed = 0", "seed = 0\nprecision.preset = 'bf16'"]));
-        assert_eq!(found, [(PRECISION.to_owned(), vec![Some("fp32".into()), Some("bf16".into())])]);
+        assert_eq!(found, [(precision::PRESET.to_owned(), vec![Some("fp32".into()), Some("bf16".into())])]);
     }
 
     #[test]
