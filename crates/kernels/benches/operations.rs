@@ -1,6 +1,6 @@
 //! Forward and backward of every operation at the sizes of the reference model (4,096 tokens, d_model 256, 8 heads,
 //! d_ff 688, 4,096 ids), plain Candle beside the portable version, and whole blocks; on CPUs with AMX also products of
-//! bf16 operands, which the pin of another instruction set gives to the `gemm` crate.
+//! bf16 operands, which the pin of another instruction set multiplies as f32.
 //!
 //!     cargo bench -p kernels
 //!     cargo bench -p kernels -- attention

@@ -1,5 +1,6 @@
 //! Matrix products over strided views, so that nothing is ever transposed or copied to be multiplied.
 
+use crate::f32_matmul;
 use gemm::Parallelism;
 use std::marker::PhantomData;
 
@@ -43,6 +44,21 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// The distance of rows in memory.
+    pub(crate) fn row_stride(self) -> usize {
+        self.row_stride
+    }
+
+    /// The place of a row's first element.
+    pub(crate) fn row_ptr(self, row: usize) -> *const f32 {
+        self.data[row * self.row_stride..].as_ptr()
+    }
+
+    /// Whether there is memory where so many rows would lie.
+    pub(crate) fn reaches_row(self, rows: usize) -> bool {
+        (rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride < self.data.len()
+    }
+
     /// Rows `start..start + count`, as a view.
     pub(crate) fn rows(self, start: usize, count: usize) -> Self {
         assert!(start + count <= self.rows);
@@ -64,6 +80,13 @@ impl<'a> Mat<'a> {
         self.col_stride == 1
     }
 
+    /// `N` elements of a row, which must be contiguous, from a column on.
+    #[inline(always)]
+    pub(crate) fn neighbours<const N: usize>(self, row: usize, col: usize) -> [f32; N] {
+        debug_assert!(self.col_stride == 1 && row < self.rows && col + N <= self.cols);
+        *self.data[row * self.row_stride + col..].first_chunk().expect("a matrix ends within its data")
+    }
+
     /// A row of at most `N` elements, with zeros behind them; all zeros for a row beyond the last.
     #[inline(always)]
     pub(crate) fn padded_row<const N: usize>(self, row: usize) -> [f32; N] {
@@ -81,6 +104,13 @@ impl<'a> Mat<'a> {
         padded
     }
 
+    /// One element.
+    #[inline(always)]
+    pub(crate) fn get(self, row: usize, col: usize) -> f32 {
+        assert!(row < self.rows && col < self.cols);
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
     /// One row, which must be contiguous.
     pub(crate) fn row(self, row: usize) -> &'a [f32] {
         assert!(row < self.rows && (self.col_stride == 1 || self.cols <= 1));
@@ -89,6 +119,9 @@ impl<'a> Mat<'a> {
 }
 
 /// A matrix to write, its rows contiguous and at a fixed distance.
+///
+/// # Invariant
+/// Its elements are valid for writes by this view only.
 pub(crate) struct MatMut<'a> {
     data: *mut f32,
     rows: usize,
@@ -97,12 +130,26 @@ pub(crate) struct MatMut<'a> {
     lifetime: PhantomData<&'a mut f32>,
 }
 
+// SAFETY: the elements are this view's alone, as those of a mutable slice would be.
+unsafe impl Send for MatMut<'_> {}
+
 impl<'a> MatMut<'a> {
     /// All of `data`, row-major.
     pub(crate) fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols);
         // SAFETY: the slice is exactly as long, and borrowed for as long as the view lives.
         unsafe { Self::from_raw(data.as_mut_ptr(), [rows, cols], cols) }
+    }
+
+    /// Rows at this distance.
+    ///
+    /// # Panics
+    /// When `data` is too short for shape and stride, or rows would overlap.
+    pub(crate) fn strided(data: &'a mut [f32], shape: [usize; 2], row_stride: usize) -> Self {
+        let [rows, cols] = shape;
+        assert!(cols <= row_stride && (rows == 0 || (rows - 1) * row_stride + cols <= data.len()));
+        // SAFETY: the rows lie in the slice, which is borrowed for as long as the view lives.
+        unsafe { Self::from_raw(data.as_mut_ptr(), shape, row_stride) }
     }
 
     /// # Safety
@@ -117,6 +164,42 @@ impl<'a> MatMut<'a> {
     pub(crate) fn rows(&mut self, start: usize, count: usize) -> MatMut<'_> {
         assert!(start + count <= self.rows);
         MatMut { data: self.data.wrapping_add(start * self.row_stride), rows: count, ..*self }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    /// The distance of rows in memory.
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    /// The place of the first element.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.data
+    }
+
+    /// The part from `[row, col]` on of at most this shape; empty where that lies outside.
+    #[inline(always)]
+    pub(crate) fn window(&mut self, [row, col]: [usize; 2], [rows, cols]: [usize; 2]) -> MatMut<'_> {
+        let (rows, cols) = (rows.min(self.rows.saturating_sub(row)), cols.min(self.cols.saturating_sub(col)));
+        MatMut { data: self.data.wrapping_add(row * self.row_stride + col), rows, cols, ..*self }
+    }
+
+    /// Windows of this shape, less at the lower and right edges, that cover the matrix, with the place of each.
+    pub(crate) fn cut(&mut self, [rows, cols]: [usize; 2]) -> Vec<([usize; 2], MatMut<'_>)> {
+        let [all_rows, all_cols] = self.shape();
+        let mut windows = Vec::with_capacity(all_rows.div_ceil(rows) * all_cols.div_ceil(cols));
+        for row in (0..all_rows).step_by(rows) {
+            for col in (0..all_cols).step_by(cols) {
+                let window = self.window([row, col], [rows, cols]);
+                // They share no element, so each may live as long as the matrix is borrowed.
+                windows.push(([row, col], MatMut { lifetime: PhantomData, ..window }));
+            }
+        }
+        windows
     }
 
     /// One row.
@@ -170,8 +253,11 @@ pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> 
     dst
 }
 
-fn product(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
+fn product(mut dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
     assert_eq!((a.cols, dst.rows, dst.cols), (b.rows, a.rows, b.cols));
+    if f32_matmul::product(&mut dst, mode, factor, a, b, parallelism) {
+        return;
+    }
     let accumulate = mode == Mode::Accumulate;
     // SAFETY: the views are in bounds by their constructors, and the shapes agree. With `read_dst` false and
     // a zero factor for it, the destination is only written.

@@ -1,7 +1,7 @@
 //! Products of quantised operands: sums in f32, scales applied to the sums.
 //!
 //! Where all of a sum has one scale, the product is one of plain matrices, which AMX computes if it can
-//! (`bf16_matmul`). Sums of blocks with scales of their own come from the `gemm` crate.
+//! (`bf16_matmul`). Sums of blocks with scales of their own are f32 products.
 
 use crate::bf16_matmul;
 use crate::buffers::fill_one;

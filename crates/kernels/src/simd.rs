@@ -80,7 +80,9 @@ pub(crate) fn sum_exp_minus(x: &[f32], shift: f32) -> f32 {
         }
     };
     blocks.iter().for_each(&mut add);
-    add(&padded(rest, f32::NEG_INFINITY));
+    if !rest.is_empty() {
+        add(&padded(rest, f32::NEG_INFINITY));
+    }
     combine(lanes, |a, b| a + b)
 }
 
@@ -96,9 +98,11 @@ pub(crate) fn exp_minus_in_place(x: &mut [f32], shift: f32) -> f32 {
         }
     };
     blocks.iter_mut().for_each(&mut step);
-    let mut last = padded(rest, f32::NEG_INFINITY);
-    step(&mut last);
-    rest.copy_from_slice(&last[..rest.len()]);
+    if !rest.is_empty() {
+        let mut last = padded(rest, f32::NEG_INFINITY);
+        step(&mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
     combine(lanes, |a, b| a + b)
 }
 

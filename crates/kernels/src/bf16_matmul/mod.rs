@@ -1,9 +1,9 @@
 //! Products of matrices whose values bf16 holds, on Intel AMX: the same numbers, multiplied exactly and summed in f32,
-//! in another order than the `gemm` crate's.
+//! in another order than f32 products are.
 //!
 //! Values of formats of up to 8 bits, and bf16, have at most 8 significant bits, so their products are exact in f32 and
 //! only the sums round, here as there; [`unit`] says in which order, and what becomes of numbers below 2^-126. [`pack`]
-//! looks at every value, and a matrix that holds any other number goes to `gemm`.
+//! looks at every value, and a matrix that holds any other number goes to `f32_matmul`.
 //!
 //! **Blocks.** The right operand is packed once, in strips of 16 columns. Tasks take rows of the left one, pack them,
 //! and go through all strips, two by two, so that a strip of b serves as many rows as a task has. Sums over more than

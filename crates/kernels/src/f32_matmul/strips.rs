@@ -1,0 +1,154 @@
+//! Products of a few rows with an operand that has been packed.
+
+use super::pack::{Buffer, pitch};
+use super::tile::{Kernel, LARGEST_TILE, Operands, Update};
+use crate::matmul::{Mat, MatMut};
+
+/// A right operand, packed in strips of columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Strips<'a> {
+    floats: &'a [f32],
+    /// Rows that are packed.
+    rows: usize,
+    /// The first row that takes part.
+    first: usize,
+}
+
+impl<'a> Strips<'a> {
+    /// So many packed rows.
+    pub(super) fn new(floats: &'a [f32], rows: usize) -> Self {
+        Self { floats, rows, first: 0 }
+    }
+
+    /// Without the first rows.
+    pub(crate) fn from(self, first: usize) -> Self {
+        Self { first, ..self }
+    }
+}
+
+/// Rows of a left operand, the last of which need not fill a tile.
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    /// Where they lie, and something behind the last.
+    InPlace(Mat<'a>),
+    /// In strips, with zeros behind the last.
+    Packed(&'a [f32]),
+}
+
+impl Kernel {
+    /// Floats that so many rows and columns of b take when they are packed.
+    pub(super) fn packed_len(self, rows: usize, cols: usize) -> usize {
+        cols.div_ceil(self.cols) * pitch(rows, self.cols) * self.cols
+    }
+
+    /// Packs b.
+    pub(crate) fn pack_right<'a>(self, b: Mat<'_>, buffer: &'a mut Buffer) -> Strips<'a> {
+        let floats = buffer.floats(self.packed_len(b.rows, b.cols));
+        self.pack_strips(b, floats);
+        Strips::new(floats, b.rows)
+    }
+
+    /// Packs columns of b.
+    pub(super) fn pack_strips(self, b: Mat<'_>, to: &mut [f32]) {
+        // SAFETY: the CPU has the instructions, or there would be no such `Kernel`.
+        unsafe { (self.pack_b)(b, to) };
+    }
+
+    /// Packs a.
+    fn pack_left<'a>(self, a: Mat<'_>, buffer: &'a mut Buffer) -> Left<'a> {
+        let floats = buffer.floats(a.rows.div_ceil(self.rows) * pitch(a.cols, self.rows) * self.rows);
+        // SAFETY: as above.
+        unsafe { (self.pack_a)(a.t(), floats) };
+        Left::Packed(floats)
+    }
+
+    /// c ← or c + `factor` a b for the first columns of b, as many as c has, and as many of its rows as a has columns.
+    ///
+    /// Reads a where it lies if its rows or its columns are contiguous: good for few of them, since a cache line then
+    /// brings terms or rows that are wanted soon.
+    pub(crate) fn multiply(
+        self,
+        c: &mut MatMut<'_>,
+        update: Update,
+        a: Mat<'_>,
+        b: Strips<'_>,
+        spare: &mut Buffer,
+    ) {
+        let whole = a.rows - a.rows % self.rows;
+        let in_place = match a.rows_are_contiguous() || a.t().rows_are_contiguous() {
+            true if a.reaches_row(a.rows.next_multiple_of(self.rows)) => a.rows,
+            true => whole,
+            false => 0,
+        };
+        let [rows, cols] = c.shape();
+        assert_eq!(rows, a.rows);
+        let (upper, rest) = (a.rows(0, in_place), a.rows(in_place, rows - in_place));
+        self.tiles(&mut c.window([0, 0], [in_place, cols]), update, Left::InPlace(upper), a.cols, b);
+        self.multiply_packed(&mut c.window([in_place, 0], [rest.rows, cols]), update, rest, b, spare);
+    }
+
+    /// The same by way of a copy of a.
+    pub(super) fn multiply_packed(
+        self,
+        c: &mut MatMut<'_>,
+        update: Update,
+        a: Mat<'_>,
+        b: Strips<'_>,
+        spare: &mut Buffer,
+    ) {
+        if a.rows > 0 {
+            self.tiles(c, update, self.pack_left(a, spare), a.cols, b);
+        }
+    }
+
+    fn tiles(self, c: &mut MatMut<'_>, update: Update, a: Left<'_>, terms: usize, b: Strips<'_>) {
+        let [c_rows, c_cols] = c.shape();
+        let strips = b.floats.chunks_exact(pitch(b.rows, self.cols) * self.cols);
+        assert!(b.first + terms <= b.rows && c_cols <= strips.len() * self.cols);
+        if let Left::InPlace(a) = a {
+            assert!(c_rows == 0 || (a.rows == c_rows && a.reaches_row(c_rows.next_multiple_of(self.rows))));
+        }
+        let pitch_a = pitch(terms, self.rows);
+        for (strip, col) in strips.zip((0..c_cols).step_by(self.cols)) {
+            let strip = &strip[b.first * self.cols..][..terms * self.cols];
+            for row in (0..c_rows).step_by(self.rows) {
+                let (multiply, a, a_stride) = match a {
+                    Left::InPlace(a) if a.rows_are_contiguous() => {
+                        (self.by_row, a.row_ptr(row), a.row_stride())
+                    }
+                    Left::InPlace(a) => (self.by_column, a.row_ptr(row), a.t().row_stride()),
+                    Left::Packed(a) => {
+                        (self.packed, a[row * pitch_a..][..self.rows * terms].as_ptr(), self.rows)
+                    }
+                };
+                let mut tile = c.window([row, col], [self.rows, self.cols]);
+                let (c, c_stride) = (tile.as_mut_ptr(), tile.row_stride());
+                let operands = Operands { terms, a, a_stride, b: strip.as_ptr(), c, c_stride, update };
+                if row + self.rows <= c_rows && col + self.cols <= c_cols {
+                    // SAFETY: the CPU has the instructions, or there would be no such `Kernel`. All terms of a tile are
+                    // there: of a in place by the assertion above and packed by the slice, of b by its slice. The tile of c
+                    // is whole, and borrowed.
+                    unsafe { multiply(&operands) };
+                } else {
+                    let mut sums = [0.0; LARGEST_TILE];
+                    let update = Update { add: false, ..update };
+                    // SAFETY: as above; `sums` holds a tile of any kernel.
+                    unsafe {
+                        multiply(&Operands { c: sums.as_mut_ptr(), c_stride: self.cols, update, ..operands })
+                    };
+                    take_part(&mut tile, operands.update.add, sums.chunks_exact(self.cols));
+                }
+            }
+        }
+    }
+}
+
+/// Moves as many sums as a tile at the edge has.
+fn take_part<'a>(tile: &mut MatMut<'_>, add: bool, sums: impl Iterator<Item = &'a [f32]>) {
+    let [rows, _] = tile.shape();
+    for (row, sums) in (0..rows).zip(sums) {
+        for (c, sum) in tile.row(row).iter_mut().zip(sums) {
+            *c = if add { *c + sum } else { *sum };
+        }
+    }
+}
