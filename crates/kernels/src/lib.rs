@@ -10,9 +10,9 @@
 //! - Every operation passes gradients on. Candle's fused norm, softmax and RoPE do not, and are not used.
 //! - Results do not depend on the number of threads: work is cut by shape alone and partial sums are added in
 //!   a fixed order.
-//! - The last bits of matrix products differ between kinds of CPU, since additions are fused where that is one instruction:
-//!   they come from `f32_matmul`, from the `gemm` crate where that is faster, and those of quantised operands from AMX, where
-//!   there is one. All other arithmetic gives the same bits on every CPU.
+//! - The last bits of matrix products differ between kinds of CPU, but not with the pinned instruction set: on
+//!   x86-64 with FMA they come from `f32_matmul`, small ones and those of other CPUs from the `gemm` crate, and those of
+//!   quantised operands from AMX, where there is one. All other arithmetic gives the same bits on every CPU.
 //!
 //! Shape suffixes: `b` batch, `t` time, `h` head, `d` feature, `n` token (batch and time flattened), `v`
 //! vocabulary.

@@ -8,8 +8,8 @@
 //! AMX adds no loop: it multiplies matrices of bf16. The loops run their AVX-512 version beside it, and the
 //! `kernels` crate gives it the products of operands that bf16 holds.
 //!
-//! [`ISA_VARIABLE`] pins the version, and with anything but `amx` turns those products off. It also chooses the kernels for
-//! products of f32 matrices; with `baseline` these come from the `gemm` crate, which chooses its own instructions by the CPU.
+//! [`ISA_VARIABLE`] pins the version, and with anything but `amx` turns those products off. It also chooses the
+//! kernels of f32 products, which give the same bits too; `baseline` leaves those of AVX2, since others do not fuse additions.
 
 use std::env;
 use std::fmt;

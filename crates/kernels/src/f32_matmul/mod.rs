@@ -11,8 +11,8 @@
 //! sums (the gradients of weights are sums over tokens) have a small result: there a thread packs for its own part of
 //! the result, just before it multiplies.
 //!
-//! An element of c is the sum of sums of [`TERMS`] terms, each taken in order. Neither the cut into tasks nor the
-//! place in a tile touches that, so the number of threads changes no bit.
+//! An element of c is the sum of sums of [`TERMS`] terms, each taken in order and fused. Neither the cut into tasks nor the
+//! size of a tile touches that, so neither the number of threads nor the instruction set changes a bit.
 
 mod pack;
 mod strips;
@@ -39,6 +39,10 @@ const ROWS: usize = 96;
 /// Floats of b that are packed at a time: 4 MiB, to be read from the L3 cache.
 const PACKED: usize = 1 << 20;
 
+/// Rows and columns below which there is more to pack than to multiply; the same for all kernels, so that the CPU does not
+/// show.
+const SMALLEST: [usize; 2] = [12, 16];
+
 /// Multiplications that are not worth waking another thread.
 const ALONE: usize = 1 << 18;
 
@@ -52,10 +56,8 @@ pub(crate) fn product(
     b: Mat<'_>,
     parallelism: Parallelism,
 ) -> bool {
-    let kernel = Kernel::new();
-    // In less than a tile there is more to pack than to multiply.
-    let worth_it = a.rows >= kernel.rows && 2 * b.cols >= kernel.cols && a.cols > 0;
-    if !kernel.is_for_this_cpu() || !worth_it {
+    let Some(kernel) = Kernel::fast() else { return false };
+    if a.rows < SMALLEST[0] || b.cols < SMALLEST[1] || a.cols == 0 {
         return false;
     }
     let product = Product { kernel, update: Update { factor, add: mode == Mode::Accumulate } };

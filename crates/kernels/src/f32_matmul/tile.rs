@@ -5,7 +5,8 @@
 
 use super::pack::pack;
 use crate::matmul::Mat;
-use numerics::simd::{Isa, isa};
+#[cfg(target_arch = "x86_64")]
+use numerics::simd::{Isa, isa, widest};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -71,22 +72,29 @@ pub(crate) struct Kernel {
 pub(super) const LARGEST_TILE: usize = 12 * 32;
 
 impl Kernel {
-    /// The kernels of the instruction set that runs.
+    /// The kernels of the instruction set that runs, or of the oldest CPU that the compiler's target allows.
     pub(crate) fn new() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("fma") {
-            match isa() {
-                Isa::Baseline => {}
-                Isa::Avx2 => return AVX2,
-                Isa::Avx512 | Isa::Amx => return AVX512,
-            }
-        }
-        BASELINE
+        Self::fast().unwrap_or(BASELINE)
     }
 
-    /// Whether these are the kernels of a known CPU, not of the oldest that the compiler's target allows.
-    pub(super) fn is_for_this_cpu(self) -> bool {
-        cfg!(target_arch = "x86_64") && isa() != Isa::Baseline
+    /// The kernels of the instruction set that runs, if it fuses additions. They all give the same bits; that a pin to the
+    /// oldest instructions does too, it gets those of AVX2.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn fast() -> Option<Self> {
+        if !is_x86_feature_detected!("fma") {
+            return None;
+        }
+        match isa().max(widest().min(Isa::Avx2)) {
+            Isa::Baseline => None,
+            Isa::Avx2 => Some(AVX2),
+            Isa::Avx512 | Isa::Amx => Some(AVX512),
+        }
+    }
+
+    /// For other CPUs there are none.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn fast() -> Option<Self> {
+        None
     }
 }
 
@@ -143,14 +151,26 @@ kernels!(WIDE, [12, 2] of [f32; 16]);
 impl Kernel {
     /// Every kernel that this CPU can run.
     pub(super) fn all() -> Vec<Self> {
-        let mut all = vec![BASELINE, WIDE];
+        [Self::plain(), Self::fused()].concat()
+    }
+
+    /// Those of the compiler's target.
+    pub(super) fn plain() -> Vec<Self> {
+        vec![BASELINE, WIDE]
+    }
+
+    /// Those that fuse additions.
+    pub(super) fn fused() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("fma") {
-            let widest = numerics::simd::widest();
             let of_avx = [(Isa::Avx2, AVX2), (Isa::Avx512, AVX512)];
-            all.extend(of_avx.into_iter().filter(|(isa, _)| *isa <= widest).map(|(_, kernel)| kernel));
+            return of_avx
+                .into_iter()
+                .filter(|(isa, _)| *isa <= widest())
+                .map(|(_, kernel)| kernel)
+                .collect();
         }
-        all
+        vec![]
     }
 }
 
