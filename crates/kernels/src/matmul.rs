@@ -213,18 +213,25 @@ impl<'a> MatMut<'a> {
 /// Threads share the elements of a product, never the sum that makes one, so their number changes no bit.
 const ALL_THREADS: Parallelism = Parallelism::Rayon(0);
 
-/// What a product does with what its destination held.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// dst ← a b
-    Overwrite,
-    /// dst ← dst + a b
-    Accumulate,
+/// What a product does to its destination: dst ← `factor` a b, or dst ← dst + `factor` a b.
+#[derive(Clone, Copy)]
+pub(crate) struct Update {
+    /// What the product is multiplied by.
+    pub(crate) factor: f32,
+    /// Whether it is added to what is there, or replaces it.
+    pub(crate) add: bool,
 }
 
-/// dst ← `factor` a b, or dst ← dst + `factor` a b, on the calling thread.
-pub(crate) fn matmul_into(dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>) {
-    product(dst, mode, factor, a, b, Parallelism::None);
+impl Update {
+    /// dst ← a b
+    pub(crate) const OVERWRITE: Self = Self { factor: 1.0, add: false };
+    /// dst ← dst + a b
+    pub(crate) const ACCUMULATE: Self = Self { add: true, ..Self::OVERWRITE };
+}
+
+/// dst ← a b, on the calling thread.
+pub(crate) fn matmul_into(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
+    product(dst, Update::OVERWRITE, a, b, Parallelism::None);
 }
 
 /// a b, row-major, on all threads of the current rayon pool.
@@ -240,7 +247,7 @@ pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     // written.
     unsafe {
         let dst = MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols);
-        product(dst, Mode::Overwrite, factor, a, b, ALL_THREADS);
+        product(dst, Update { factor, ..Update::OVERWRITE }, a, b, ALL_THREADS);
         c.set_len(len);
     }
     c
@@ -249,16 +256,16 @@ pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 /// dst + a b, row-major, on all threads of the current rayon pool.
 pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let view = MatMut::row_major(&mut dst, a.rows, b.cols);
-    product(view, Mode::Accumulate, 1.0, a, b, ALL_THREADS);
+    product(view, Update::ACCUMULATE, a, b, ALL_THREADS);
     dst
 }
 
-fn product(mut dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
+fn product(mut dst: MatMut<'_>, update: Update, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
     assert_eq!((a.cols, dst.rows, dst.cols), (b.rows, a.rows, b.cols));
-    if f32_matmul::product(&mut dst, mode, factor, a, b, parallelism) {
+    if f32_matmul::product(&mut dst, update, a, b, parallelism) {
         return;
     }
-    let accumulate = mode == Mode::Accumulate;
+    let Update { factor, add } = update;
     // SAFETY: the views are in bounds by their constructors, and the shapes agree. With `read_dst` false and
     // a zero factor for it, the destination is only written.
     unsafe {
@@ -269,14 +276,14 @@ fn product(mut dst: MatMut<'_>, mode: Mode, factor: f32, a: Mat<'_>, b: Mat<'_>,
             dst.data,
             1,
             dst.row_stride as isize,
-            accumulate,
+            add,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            if accumulate { 1.0 } else { 0.0 },
+            if add { 1.0 } else { 0.0 },
             factor,
             false,
             false,

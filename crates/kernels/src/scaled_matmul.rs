@@ -5,7 +5,7 @@
 
 use crate::bf16_matmul;
 use crate::buffers::fill_one;
-use crate::matmul::{Mat, MatMut, Mode, matmul_into};
+use crate::matmul::{Mat, MatMut, matmul_into};
 use candle_core::{Device, Result, Tensor};
 use numerics::{Contraction, Operand, OuterScale};
 use rayon::prelude::*;
@@ -112,7 +112,7 @@ fn scaled_matmul_by(
             let count = block.min(steps - start);
             let part = left.rows(first, lines).t().rows(start, count).t();
             let sums_view = MatMut::row_major(&mut sums, lines, cols);
-            matmul_into(sums_view, Mode::Overwrite, 1.0, part, right.rows(start, count));
+            matmul_into(sums_view, part, right.rows(start, count));
             let of_b = of_b(block_index);
             for (line, (c, sums)) in c.chunks_exact_mut(cols).zip(sums.chunks_exact(cols)).enumerate() {
                 let of_a = a.scale(first + line, block_index);

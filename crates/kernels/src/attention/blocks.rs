@@ -6,10 +6,10 @@
 //! half of the work of the plain form is skipped. (Dao et al. 2022, section 3.1 and appendix B; here a block spans all of
 //! its keys, so no running rescaling is needed.)
 
-use crate::f32_matmul::{Buffer, Kernel, Update};
+use crate::f32_matmul::{Buffer, Kernel};
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::math::exp;
-use crate::matmul::{Mat, MatMut};
+use crate::matmul::{Mat, MatMut, Update};
 use crate::simd::{dot, exp_minus_in_place, max};
 use rayon::prelude::*;
 
@@ -20,8 +20,8 @@ pub(super) const BLOCK: usize = 24;
 /// are quicker.
 pub(super) const BACKWARD_BLOCK: usize = 48;
 
-/// Overwrites with sums.
-const PLAIN: Update = Update { factor: 1.0, add: false };
+/// Rows are gone through in blocks of so many floats.
+const LANES: usize = 16;
 
 /// The output and the log of the softmax's denominator of every row, \[b, h, t\].
 pub(crate) fn forward([q, k, v]: [Heads<'_>; 3], shape: HeadShape, scale: f32) -> (Vec<f32>, Vec<f32>) {
@@ -86,7 +86,7 @@ struct Rows {
 
 impl Rows {
     fn new(rows: usize, t: usize) -> Self {
-        let stride = t.next_multiple_of(16) + 16;
+        let stride = t.next_multiple_of(LANES) + LANES;
         Self { floats: vec![0.0; rows * stride], stride }
     }
 
@@ -115,10 +115,16 @@ fn forward_head(
     for start in (0..t).step_by(BLOCK) {
         let rows = BLOCK.min(t - start);
         let seen = start + rows;
-        let scaled = Update { factor: scale, ..PLAIN };
+        let scaled = Update { factor: scale, ..Update::OVERWRITE };
         kernel.multiply(&mut scores.view_mut(rows, seen), scaled, q.rows(start, rows), keys, spare);
         exp_rows(scores, start, &mut denominators[..rows], &mut log_sum_exp[start..seen]);
-        kernel.multiply(&mut out.rows(start, rows), PLAIN, scores.view(rows, seen), values, spare);
+        kernel.multiply(
+            &mut out.rows(start, rows),
+            Update::OVERWRITE,
+            scores.view(rows, seen),
+            values,
+            spare,
+        );
         for (row, denominator) in denominators[..rows].iter().enumerate() {
             divide(out.row(start + row), *denominator);
         }
@@ -181,14 +187,14 @@ fn backward_head(
         let rows = BACKWARD_BLOCK.min(t - start);
         let seen = start + rows;
         let (q, grad, out) = (q.rows(start, rows), grad.rows(start, rows), out.rows(start, rows));
-        let scaled = Update { factor: scale, ..PLAIN };
+        let scaled = Update { factor: scale, ..Update::OVERWRITE };
         kernel.multiply(&mut probs.view_mut(rows, seen), scaled, q, keys_t, spare);
-        kernel.multiply(&mut d_scores.view_mut(rows, seen), PLAIN, grad, values_t, spare);
+        kernel.multiply(&mut d_scores.view_mut(rows, seen), Update::OVERWRITE, grad, values_t, spare);
         softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen], [grad, out]);
         let (probs, d_scores) = (probs.view(rows, seen), d_scores.view(rows, seen));
         let add = seen < t;
         kernel.multiply(&mut dq.rows(start, rows), scaled, d_scores, keys, spare);
-        let of_block = Update { add, ..PLAIN };
+        let of_block = Update { add, ..Update::OVERWRITE };
         kernel.multiply(&mut dv_sum.rows(0, seen), of_block, probs.t(), grads.from(start), spare);
         let of_block = Update { add, ..scaled };
         kernel.multiply(&mut dk_sum.rows(0, seen), of_block, d_scores.t(), queries.from(start), spare);
@@ -198,9 +204,6 @@ fn backward_head(
         dv.row(row).copy_from_slice(dv_sum.row(row));
     }
 }
-
-/// Rows are gone through in blocks of so many floats.
-const LANES: usize = 16;
 
 crate::multiversion! {
     /// From scores of the rows from `start` on to e^(score - the row's largest), zero for the future; also gives their

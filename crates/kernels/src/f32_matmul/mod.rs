@@ -22,9 +22,9 @@ mod tile;
 mod tests;
 
 pub(crate) use pack::Buffer;
-pub(crate) use tile::{Kernel, Update};
+pub(crate) use tile::Kernel;
 
-use crate::matmul::{Mat, MatMut, Mode};
+use crate::matmul::{Mat, MatMut, Update};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -46,12 +46,11 @@ const SMALLEST: [usize; 2] = [12, 16];
 /// Multiplications that are not worth waking another thread.
 const ALONE: usize = 1 << 18;
 
-/// dst ← `factor` a b, or dst ← dst + `factor` a b, on the calling thread or on all of the current pool, if the kernels
-/// here do that well; says whether they did.
+/// Updates dst on the calling thread or on all of the current pool, if the kernels here do that well; says whether they
+/// did.
 pub(crate) fn product(
     dst: &mut MatMut<'_>,
-    mode: Mode,
-    factor: f32,
+    update: Update,
     a: Mat<'_>,
     b: Mat<'_>,
     parallelism: Parallelism,
@@ -60,7 +59,7 @@ pub(crate) fn product(
     if a.rows < SMALLEST[0] || b.cols < SMALLEST[1] || a.cols == 0 {
         return false;
     }
-    let product = Product { kernel, update: Update { factor, add: mode == Mode::Accumulate } };
+    let product = Product { kernel, update };
     let threads = match parallelism {
         Parallelism::None => 1,
         Parallelism::Rayon(_) if a.rows * a.cols * b.cols < ALONE => 1,

@@ -1,8 +1,8 @@
 //! Products of a few rows with an operand that has been packed.
 
 use super::pack::{Buffer, pitch};
-use super::tile::{Kernel, LARGEST_TILE, Operands, Update};
-use crate::matmul::{Mat, MatMut};
+use super::tile::{Kernel, LARGEST_TILE, Operands};
+use crate::matmul::{Mat, MatMut, Update};
 
 /// A right operand, packed in strips of columns.
 #[derive(Clone, Copy)]

@@ -105,7 +105,7 @@ fn around_the_sizes_of_blocks() {
         [12, TERMS + 3, PACKED / TERMS + 1],
     ] {
         for orders in [[Order::Rows, Order::Columns], [Order::Columns, Order::Rows]] {
-            agrees(shape, orders, Update { factor: 1.0, add: true });
+            agrees(shape, orders, Update::ACCUMULATE);
         }
     }
 }
@@ -116,7 +116,7 @@ fn padding_stays_apart_from_infinities() {
     let (a, b) = (vec![f32::INFINITY; 7 * 5], vec![2.0; 5 * 9]);
     let (a, b) = (Mat::row_major(&a, 7, 5), Mat::row_major(&b, 5, 9));
     for kernel in Kernel::all() {
-        let c = run(Product { kernel, update: Update { factor: 1.0, add: false } }, a, b, 1);
+        let c = run(Product { kernel, update: Update::OVERWRITE }, a, b, 1);
         assert!(c.chunks_exact(9 + GAP).all(|row| row[..9].iter().all(|&x| x == f32::INFINITY)));
         assert_eq!(c[9..9 + GAP], values(3, 9 + GAP)[9..]);
     }
@@ -128,14 +128,7 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
     let tell = |rows, cols| {
         let (mut c, b) = (vec![0.0; rows * cols], Mat::row_major(&ones[..2 * cols], 2, cols));
         let mut c = MatMut::row_major(&mut c, rows, cols);
-        product(
-            &mut c,
-            Mode::Overwrite,
-            1.0,
-            Mat::row_major(&ones[..rows * 2], rows, 2),
-            b,
-            Parallelism::None,
-        )
+        product(&mut c, Update::OVERWRITE, Mat::row_major(&ones[..rows * 2], rows, 2), b, Parallelism::None)
     };
     assert_eq!(tell(12, 32), Kernel::fast().is_some());
     assert!(!tell(11, 32) && !tell(12, 15));
@@ -143,7 +136,7 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
 
 #[test]
 fn parts_are_equal_and_cover_all() {
-    let update = Update { factor: 1.0, add: false };
+    let update = Update::OVERWRITE;
     let product = Product { kernel: Kernel::all()[0], update };
     for (rows, cols, threads, parts) in [(688, 256, 2, 2), (256, 688, 2, 2), (768, 256, 16, 16), (6, 8, 8, 1)]
     {

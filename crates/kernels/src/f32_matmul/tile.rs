@@ -4,7 +4,7 @@
 //! vectors a tile has.
 
 use super::pack::pack;
-use crate::matmul::Mat;
+use crate::matmul::{Mat, Update};
 #[cfg(target_arch = "x86_64")]
 use numerics::simd::{Isa, isa, widest};
 #[cfg(target_arch = "x86_64")]
@@ -26,15 +26,6 @@ pub(super) struct Operands {
     /// Distance of its rows.
     pub(super) c_stride: usize,
     pub(super) update: Update,
-}
-
-/// What becomes of sums.
-#[derive(Clone, Copy)]
-pub(crate) struct Update {
-    /// What they are multiplied by.
-    pub(crate) factor: f32,
-    /// Whether they are added to what is there, or replace it.
-    pub(crate) add: bool,
 }
 
 /// Computes a tile.
