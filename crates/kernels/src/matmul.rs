@@ -104,6 +104,12 @@ impl<'a> Mat<'a> {
         padded
     }
 
+    /// Whether both are the same view.
+    pub(crate) fn is(self, other: Self) -> bool {
+        let place = |mat: Self| (mat.data.as_ptr(), mat.rows, mat.cols, mat.row_stride, mat.col_stride);
+        place(self) == place(other)
+    }
+
     /// One element.
     #[inline(always)]
     pub(crate) fn get(self, row: usize, col: usize) -> f32 {
@@ -188,6 +194,13 @@ impl<'a> MatMut<'a> {
         MatMut { data: self.data.wrapping_add(row * self.row_stride + col), rows, cols, ..*self }
     }
 
+    /// The first rows, and the others.
+    pub(crate) fn split_rows(self, count: usize) -> (Self, Self) {
+        assert!(count <= self.rows);
+        let lower = self.data.wrapping_add(count * self.row_stride);
+        (Self { rows: count, ..self }, Self { data: lower, rows: self.rows - count, ..self })
+    }
+
     /// Windows of this shape, less at the lower and right edges, that cover the matrix, with the place of each.
     pub(crate) fn cut(&mut self, [rows, cols]: [usize; 2]) -> Vec<([usize; 2], MatMut<'_>)> {
         let [all_rows, all_cols] = self.shape();
@@ -213,25 +226,66 @@ impl<'a> MatMut<'a> {
 /// Threads share the elements of a product, never the sum that makes one, so their number changes no bit.
 const ALL_THREADS: Parallelism = Parallelism::Rayon(0);
 
-/// What a product does to its destination: dst ← `factor` a b, or dst ← dst + `factor` a b.
+/// What a product is added to.
 #[derive(Clone, Copy)]
-pub(crate) struct Update {
-    /// What the product is multiplied by.
-    pub(crate) factor: f32,
-    /// Whether it is added to what is there, or replaces it.
-    pub(crate) add: bool,
+pub(crate) enum Before<'a> {
+    /// Nothing: it replaces what is there.
+    Nothing,
+    /// What is there.
+    There,
+    /// A matrix of the same shape, whose rows are contiguous.
+    Other(Mat<'a>),
 }
 
-impl Update {
+/// What a product does to its destination: dst ← before + `factor` a b.
+#[derive(Clone, Copy)]
+pub(crate) struct Update<'a> {
+    /// What the product is multiplied by.
+    pub(crate) factor: f32,
+    /// What it is added to.
+    pub(crate) before: Before<'a>,
+}
+
+impl Update<'_> {
     /// dst ← a b
-    pub(crate) const OVERWRITE: Self = Self { factor: 1.0, add: false };
+    pub(crate) const OVERWRITE: Self = Self { factor: 1.0, before: Before::Nothing };
     /// dst ← dst + a b
-    pub(crate) const ACCUMULATE: Self = Self { add: true, ..Self::OVERWRITE };
+    pub(crate) const ACCUMULATE: Self = Self { before: Before::There, ..Self::OVERWRITE };
+
+    /// For further products that are added to the first.
+    pub(crate) fn more(self) -> Self {
+        Self { before: Before::There, ..self }
+    }
+
+    /// For a part of the destination.
+    #[inline(always)]
+    pub(crate) fn window(self, place: [usize; 2], shape: [usize; 2]) -> Self {
+        match self.before {
+            Before::Other(mat) => Self { before: Before::Other(mat.window(place, shape)), ..self },
+            Before::Nothing | Before::There => self,
+        }
+    }
+}
+
+/// Products that are summed: c ← before + `factor` (a b + ..).
+pub(crate) struct Sum<'a> {
+    pub(crate) c: MatMut<'a>,
+    pub(crate) update: Update<'a>,
+    /// Pairs of a and b, at least one.
+    pub(crate) products: Vec<(Mat<'a>, Mat<'a>)>,
+}
+
+impl Sum<'_> {
+    /// Whether the products of both have the same right operands.
+    pub(crate) fn b_of_all(&self, other: &Self) -> bool {
+        self.products.len() == other.products.len()
+            && self.products.iter().zip(&other.products).all(|((_, one), (_, other))| one.is(*other))
+    }
 }
 
 /// dst ← a b, on the calling thread.
 pub(crate) fn matmul_into(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
-    product(dst, Update::OVERWRITE, a, b, Parallelism::None);
+    compute(&mut [Sum { c: dst, update: Update::OVERWRITE, products: vec![(a, b)] }], Parallelism::None);
 }
 
 /// a b, row-major, on all threads of the current rayon pool.
@@ -241,41 +295,92 @@ pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 
 /// `factor` a b, as [`matmul`].
 pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    let len = a.rows * b.cols;
-    let mut c = Vec::with_capacity(len);
-    // SAFETY: the capacity is the matrix, nobody else has it, and it is not read. Afterwards all of it is
-    // written.
-    unsafe {
-        let dst = MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols);
-        product(dst, Update { factor, ..Update::OVERWRITE }, a, b, ALL_THREADS);
-        c.set_len(len);
-    }
-    c
+    write(Update { factor, ..Update::OVERWRITE }, vec![vec![(a, b)]]).pop().unwrap_or_default()
 }
 
 /// dst + a b, row-major, on all threads of the current rayon pool.
 pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    let view = MatMut::row_major(&mut dst, a.rows, b.cols);
-    product(view, Update::ACCUMULATE, a, b, ALL_THREADS);
+    let c = MatMut::row_major(&mut dst, a.rows, b.cols);
+    compute(&mut [Sum { c, update: Update::ACCUMULATE, products: vec![(a, b)] }], ALL_THREADS);
     dst
 }
 
-fn product(mut dst: MatMut<'_>, update: Update, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
-    assert_eq!((a.cols, dst.rows, dst.cols), (b.rows, a.rows, b.cols));
-    if f32_matmul::product(&mut dst, update, a, b, parallelism) {
+/// before + a b + .., row-major, for a row-major matrix or nothing before; on all threads of the current rayon pool.
+pub(crate) fn sum_of_products(before: Option<&[f32]>, products: Vec<(Mat<'_>, Mat<'_>)>) -> Vec<f32> {
+    let [rows, cols] = products.first().map_or([0, 0], |(a, b)| [a.rows, b.cols]);
+    let before = before.map_or(Before::Nothing, |before| Before::Other(Mat::row_major(before, rows, cols)));
+    write(Update { before, ..Update::OVERWRITE }, vec![products]).pop().unwrap_or_default()
+}
+
+/// a b for each pair, row-major, on all threads of the current rayon pool: quicker than one after another if the pairs share
+/// a or b.
+pub(crate) fn products<'a>(pairs: impl IntoIterator<Item = (Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
+    write(Update::OVERWRITE, pairs.into_iter().map(|pair| vec![pair]).collect())
+}
+
+/// The sums of some products, in new memory. `update` does not read what is there.
+fn write<'a>(update: Update<'a>, all: Vec<Vec<(Mat<'a>, Mat<'a>)>>) -> Vec<Vec<f32>> {
+    debug_assert!(!matches!(update.before, Before::There));
+    let shape = |products: &[(Mat<'_>, Mat<'_>)]| products.first().map_or([0, 0], |(a, b)| [a.rows, b.cols]);
+    let mut results: Vec<Vec<f32>> =
+        all.iter().map(|products| Vec::with_capacity(shape(products).iter().product())).collect();
+    let sum = |(products, c): (Vec<_>, &mut Vec<f32>)| {
+        let [rows, cols] = shape(&products);
+        // SAFETY: the capacity is the matrix, nobody else has it, and it is not read.
+        let c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [rows, cols], cols) };
+        Sum { c, update, products }
+    };
+    let mut sums: Vec<_> = all.into_iter().zip(&mut results).map(sum).collect();
+    compute(&mut sums, ALL_THREADS);
+    let lengths: Vec<usize> = sums.iter().map(|sum| sum.c.shape().iter().product()).collect();
+    for (result, len) in results.iter_mut().zip(lengths) {
+        // SAFETY: all of it has been written.
+        unsafe { result.set_len(len) };
+    }
+    results
+}
+
+fn compute(sums: &mut [Sum<'_>], parallelism: Parallelism) {
+    for Sum { c, products, .. } in &*sums {
+        for (a, b) in products {
+            assert_eq!((a.cols, c.rows, c.cols), (b.rows, a.rows, b.cols));
+        }
+    }
+    if f32_matmul::products(sums, parallelism) {
         return;
     }
-    let Update { factor, add } = update;
+    for Sum { c, update, products } in sums {
+        let mut update = *update;
+        for (a, b) in products {
+            gemm(c, update, *a, *b, parallelism);
+            update = update.more();
+        }
+    }
+}
+
+/// A product by the `gemm` crate.
+fn gemm(c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {
+    let Update { factor, before } = update;
+    if let Before::Other(before) = before {
+        for row in 0..c.rows {
+            // SAFETY: rows of c are valid for writes and those of `before` for reads; they do not overlap, since c is
+            // exclusive.
+            unsafe {
+                c.data.add(row * c.row_stride).copy_from_nonoverlapping(before.row(row).as_ptr(), c.cols)
+            };
+        }
+    }
+    let add = !matches!(before, Before::Nothing);
     // SAFETY: the views are in bounds by their constructors, and the shapes agree. With `read_dst` false and
     // a zero factor for it, the destination is only written.
     unsafe {
         gemm::gemm(
-            dst.rows,
-            dst.cols,
+            c.rows,
+            c.cols,
             a.cols,
-            dst.data,
+            c.data,
             1,
-            dst.row_stride as isize,
+            c.row_stride as isize,
             add,
             a.data.as_ptr(),
             a.col_stride as isize,

@@ -9,7 +9,7 @@
 use crate::f32_matmul::{Buffer, Kernel};
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::math::exp;
-use crate::matmul::{Mat, MatMut, Update};
+use crate::matmul::{Before, Mat, MatMut, Update};
 use crate::simd::{dot, exp_minus_in_place, max};
 use rayon::prelude::*;
 
@@ -192,11 +192,11 @@ fn backward_head(
         kernel.multiply(&mut d_scores.view_mut(rows, seen), Update::OVERWRITE, grad, values_t, spare);
         softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen], [grad, out]);
         let (probs, d_scores) = (probs.view(rows, seen), d_scores.view(rows, seen));
-        let add = seen < t;
+        let before = if seen < t { Before::There } else { Before::Nothing };
         kernel.multiply(&mut dq.rows(start, rows), scaled, d_scores, keys, spare);
-        let of_block = Update { add, ..Update::OVERWRITE };
+        let of_block = Update { before, ..Update::OVERWRITE };
         kernel.multiply(&mut dv_sum.rows(0, seen), of_block, probs.t(), grads.from(start), spare);
-        let of_block = Update { add, ..scaled };
+        let of_block = Update { before, ..scaled };
         kernel.multiply(&mut dk_sum.rows(0, seen), of_block, d_scores.t(), queries.from(start), spare);
     }
     for row in 0..t {

@@ -24,7 +24,7 @@ mod tests;
 pub(crate) use pack::Buffer;
 pub(crate) use tile::Kernel;
 
-use crate::matmul::{Mat, MatMut, Update};
+use crate::matmul::{Mat, MatMut, Sum, Update};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -46,26 +46,22 @@ const SMALLEST: [usize; 2] = [12, 16];
 /// Multiplications that are not worth waking another thread.
 const ALONE: usize = 1 << 18;
 
-/// Updates dst on the calling thread or on all of the current pool, if the kernels here do that well; says whether they
-/// did.
-pub(crate) fn product(
-    dst: &mut MatMut<'_>,
-    update: Update,
-    a: Mat<'_>,
-    b: Mat<'_>,
-    parallelism: Parallelism,
-) -> bool {
+/// Computes sums on the calling thread or on all of the current pool, if the kernels here do that well; says whether they
+/// did. Sums that share their left or their right operands gain by being computed together.
+pub(crate) fn products(sums: &mut [Sum<'_>], parallelism: Parallelism) -> bool {
     let Some(kernel) = Kernel::fast() else { return false };
-    if a.rows < SMALLEST[0] || b.cols < SMALLEST[1] || a.cols == 0 {
+    let all = || sums.iter().flat_map(|sum| &sum.products);
+    let small = |(a, b): &(Mat<'_>, Mat<'_>)| a.rows < SMALLEST[0] || b.cols < SMALLEST[1] || a.cols == 0;
+    if all().any(small) {
         return false;
     }
-    let product = Product { kernel, update };
+    let multiplications: usize = all().map(|(a, b)| a.rows * a.cols * b.cols).sum();
     let threads = match parallelism {
         Parallelism::None => 1,
-        Parallelism::Rayon(_) if a.rows * a.cols * b.cols < ALONE => 1,
+        Parallelism::Rayon(_) if multiplications < ALONE => 1,
         Parallelism::Rayon(_) => rayon::current_num_threads(),
     };
-    product.compute(dst, a, b, threads);
+    Products { kernel }.compute(sums, threads);
     true
 }
 
@@ -78,89 +74,197 @@ thread_local! {
     static PACKED_A: RefCell<Buffer> = const { RefCell::new(Buffer::new()) };
 }
 
-/// What all parts of a product have in common.
+/// Products by the kernels of one instruction set.
 #[derive(Clone, Copy)]
-struct Product {
+struct Products {
     kernel: Kernel,
-    update: Update,
 }
 
-impl Product {
-    fn compute(self, c: &mut MatMut<'_>, a: Mat<'_>, b: Mat<'_>, threads: usize) {
+/// What a thread computes of a product whose right operand it has packed.
+struct Part<'a> {
+    c: MatMut<'a>,
+    update: Update<'a>,
+    a: Mat<'a>,
+}
+
+impl Products {
+    fn compute(self, sums: &mut [Sum<'_>], threads: usize) {
         if threads == 1 {
-            self.alone(c, a, b);
-        } else if a.cols > 4 * a.rows && !a.rows_are_contiguous() {
-            let [rows, cols] = self.share([a.rows, b.cols], threads);
-            c.cut([rows, cols]).into_par_iter().with_max_len(1).for_each(|([row, col], mut c)| {
-                let [rows, cols] = c.shape();
-                self.alone(&mut c, a.window([row, 0], [rows, a.cols]), b.window([0, col], [b.rows, cols]));
-            });
+            sums.iter_mut().for_each(|sum| self.one_by_one(sum, threads));
+        } else if is_long(sums) {
+            self.apart(sums, threads);
+        } else if packed_floats(sums) <= PACKED
+            && sums.iter().all(|sum| sum.c.shape()[0] == sums[0].c.shape()[0])
+        {
+            self.together(sums, threads);
+        } else if let [sum] = sums {
+            self.one_by_one(sum, threads);
         } else {
-            self.together(c, a, b, threads);
+            sums.iter_mut().for_each(|sum| self.compute(std::slice::from_mut(sum), threads));
         }
     }
 
-    /// The product on the calling thread.
-    fn alone(self, c: &mut MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
-        let terms = even_part(a.cols, TERMS, 4);
-        let rows = even_part(a.rows, ROWS, self.kernel.rows);
+    /// The products of a sum, one after another, each in as many parts as fit the packed b.
+    fn one_by_one(self, sum: &mut Sum<'_>, threads: usize) {
+        for (index, &(a, b)) in sum.products.iter().enumerate() {
+            let update = if index == 0 { sum.update } else { sum.update.more() };
+            if threads == 1 {
+                let part = Part { c: sum.c.window([0, 0], [a.rows, b.cols]), update, a };
+                self.alone(&mut [part], b);
+                continue;
+            }
+            let terms = a.cols.next_multiple_of(even_part(a.cols, TERMS, 4));
+            let cols = even_part(b.cols, PACKED / terms, self.kernel.cols);
+            for col in (0..b.cols).step_by(cols) {
+                let shape = [a.rows, cols];
+                let (c, update) = (sum.c.window([0, col], shape), update.window([0, col], shape));
+                let products = vec![(a, b.window([0, col], [b.rows, cols]))];
+                self.together(&mut [Sum { c, update, products }], threads);
+            }
+        }
+    }
+
+    /// Products with one right operand, of which each thread packs what it needs.
+    fn apart(self, sums: &mut [Sum<'_>], threads: usize) {
+        let Some(&(_, b)) = sums.first().and_then(|sum| sum.products.first()) else { return };
+        let all_rows = sums.iter().map(|sum| sum.c.shape()[0]).sum();
+        let [rows, cols] = self.share([all_rows, b.cols], threads);
+        let mut parts: Vec<(usize, Vec<Part<'_>>)> = vec![];
+        let mut columns: Vec<_> = sums
+            .iter_mut()
+            .map(|sum| {
+                let shape = [sum.c.shape()[0], cols];
+                (sum.c.cut(shape).into_iter(), sum.update, sum.products[0].0)
+            })
+            .collect();
+        for col in (0..b.cols).step_by(cols) {
+            // All rows of all results, and after how many of them the next part begins.
+            let (mut part, mut free) = (vec![], rows);
+            for (windows, update, a) in &mut columns {
+                let Some((_, mut c)) = windows.next() else { continue };
+                let (mut update, mut a) = (update.window([0, col], c.shape()), *a);
+                while a.rows > 0 {
+                    let count = free.min(a.rows);
+                    let (upper, lower) = c.split_rows(count);
+                    part.push(Part {
+                        c: upper,
+                        update: update.window([0, 0], [count, cols]),
+                        a: a.rows(0, count),
+                    });
+                    (c, update, a) =
+                        (lower, update.window([count, 0], [a.rows, cols]), a.rows(count, a.rows - count));
+                    free -= count;
+                    if free == 0 {
+                        parts.push((col, std::mem::take(&mut part)));
+                        free = rows;
+                    }
+                }
+            }
+            if !part.is_empty() {
+                parts.push((col, part));
+            }
+        }
+        parts.into_par_iter().with_max_len(1).for_each(|(col, mut parts)| {
+            self.alone(&mut parts, b.window([0, col], [b.rows, cols]));
+        });
+    }
+
+    /// Products with one right operand on the calling thread.
+    fn alone(self, parts: &mut [Part<'_>], b: Mat<'_>) {
+        let terms = even_part(b.rows, TERMS, 4);
         let cols = even_part(b.cols, PACKED / terms, self.kernel.cols);
         let mut buffer = PACKED_B.take();
         for col in (0..b.cols).step_by(cols) {
-            for term in (0..a.cols).step_by(terms) {
+            for term in (0..b.rows).step_by(terms) {
                 let strips = self.kernel.pack_right(b.window([term, col], [terms, cols]), &mut buffer);
-                let mut c = c.window([0, col], [a.rows, cols]);
-                for ([row, _], mut c) in c.cut([rows, cols]) {
-                    self.multiply(&mut c, term > 0, a.window([row, term], [rows, terms]), strips);
+                for Part { c, update, a } in parts.iter_mut() {
+                    let update = if term == 0 { *update } else { update.more() };
+                    let rows = even_part(a.rows, ROWS, self.kernel.rows);
+                    let mut c = c.window([0, col], [a.rows, cols]);
+                    for ([row, _], mut c) in c.cut([rows, cols]) {
+                        let update = update.window([row, col], c.shape());
+                        self.multiply(&mut c, update, a.window([row, term], [rows, terms]), strips);
+                    }
                 }
             }
         }
         PACKED_B.set(buffer);
     }
 
-    /// The product on all threads, which share packed b.
-    fn together(self, c: &mut MatMut<'_>, a: Mat<'_>, b: Mat<'_>, threads: usize) {
-        let terms = even_part(a.cols, TERMS, 4);
-        let most_rows = (a.rows / (4 * threads)).clamp(2 * self.kernel.rows, ROWS);
-        let rows = even_part(a.rows, most_rows, self.kernel.rows);
-        let cols = even_part(b.cols, PACKED / a.cols.next_multiple_of(terms), self.kernel.cols);
+    /// Sums of as many rows on all threads, which share packed right operands. A task takes some rows through all products.
+    fn together(self, sums: &mut [Sum<'_>], threads: usize) {
+        let Some(all_rows) = sums.first().map(|sum| sum.c.shape()[0]) else { return };
+        let most_rows = (all_rows / (4 * threads)).clamp(2 * self.kernel.rows, ROWS);
+        let rows = even_part(all_rows, most_rows, self.kernel.rows);
         let mut buffer = PACKED_B.take();
-        for col in (0..b.cols).step_by(cols) {
-            let blocks = self.pack(b.window([0, col], [b.rows, cols]), terms, &mut buffer);
-            c.window([0, col], [a.rows, cols]).cut([rows, cols]).into_par_iter().with_max_len(1).for_each(
-                |(place, mut c)| {
-                    for (term, strips) in (0..a.cols).step_by(terms).zip(&blocks) {
-                        self.multiply(&mut c, term > 0, a.window([place[0], term], [rows, terms]), *strips);
-                    }
-                },
-            );
+        let right = sums.iter().flat_map(|sum| sum.products.iter().map(|(_, b)| *b)).collect::<Vec<_>>();
+        let packed = self.pack(&right, &mut buffer);
+        let mut packed = &packed[..];
+        let mut tasks: Vec<_> = (0..all_rows).step_by(rows).map(|row| (row, vec![])).collect();
+        for Sum { c, update, products } in sums {
+            let (of_sum, others) = packed.split_at(products.len());
+            packed = others;
+            let shape = [rows, c.shape()[1]];
+            for ((_, task), (_, c)) in tasks.iter_mut().zip(c.cut(shape)) {
+                task.push((c, *update, &*products, of_sum));
+            }
         }
+        tasks.into_par_iter().with_max_len(1).for_each(|(row, sums)| {
+            for (mut c, update, products, packed) in sums {
+                let mut update = update.window([row, 0], c.shape());
+                for ((a, _), Packed { terms, blocks }) in products.iter().zip(packed) {
+                    for (block, strips) in blocks.iter().enumerate() {
+                        let a = a.window([row, block * terms], [rows, *terms]);
+                        self.multiply(&mut c, update, a, *strips);
+                        update = update.more();
+                    }
+                }
+            }
+        });
         PACKED_B.set(buffer);
     }
 
-    /// Packs b in blocks of so many terms, on all threads.
-    fn pack<'a>(self, b: Mat<'_>, terms: usize, buffer: &'a mut Buffer) -> Vec<Strips<'a>> {
+    /// Packs right operands in blocks of terms, on all threads.
+    fn pack<'a>(self, right: &[Mat<'_>], buffer: &'a mut Buffer) -> Vec<Packed<'a>> {
         /// Strips that are packed together.
         const STRIPS: usize = 4;
         let kernel = self.kernel;
-        let rows = |block: usize| terms.min(b.rows - block * terms);
-        let len = |block: usize| kernel.packed_len(rows(block), b.cols);
-        let floats = buffer.floats((0..b.rows.div_ceil(terms)).map(len).sum());
-        // All but the last are as long as the first.
-        let mut parts = vec![];
-        for (block, floats) in floats.chunks_mut(len(0)).enumerate() {
-            let (rows, cols) = (rows(block), STRIPS * kernel.cols);
-            for (part, floats) in floats.chunks_mut(kernel.packed_len(rows, cols)).enumerate() {
-                parts.push((b.window([block * terms, part * cols], [rows, cols]), floats));
+        let blocks = |b: Mat<'_>| {
+            let terms = even_part(b.rows, TERMS, 4);
+            (0..b.rows).step_by(terms).map(move |term| terms.min(b.rows - term))
+        };
+        let all = || right.iter().flat_map(|&b| blocks(b).map(move |rows| (b, rows)));
+        let mut free = buffer.floats(all().map(|(b, rows)| kernel.packed_len(rows, b.cols)).sum());
+        let (mut parts, mut packed) = (vec![], vec![]);
+        let mut place = 0;
+        for &b in right {
+            let mut term = 0;
+            let mut of_b = vec![];
+            for rows in blocks(b) {
+                let floats;
+                (floats, free) = free.split_at_mut(kernel.packed_len(rows, b.cols));
+                of_b.push((place, floats.len(), rows));
+                place += floats.len();
+                let cols = STRIPS * kernel.cols;
+                for (part, floats) in floats.chunks_mut(kernel.packed_len(rows, cols)).enumerate() {
+                    parts.push((b.window([term, part * cols], [rows, cols]), floats));
+                }
+                term += rows;
             }
+            packed.push(of_b);
         }
         parts.into_par_iter().for_each(|(b, floats)| kernel.pack_strips(b, floats));
-        floats.chunks(len(0)).enumerate().map(|(block, floats)| Strips::new(floats, rows(block))).collect()
+        let floats: &[f32] = buffer.floats(place);
+        let strips = |&(place, len, rows): &(usize, usize, usize)| Strips::new(&floats[place..][..len], rows);
+        let of_one = |blocks: Vec<(usize, usize, usize)>| Packed {
+            terms: blocks.first().map_or(0, |(_, _, rows)| *rows),
+            blocks: blocks.iter().map(strips).collect(),
+        };
+        packed.into_iter().map(of_one).collect()
     }
 
-    /// A few rows of c. `more`: sums so far are there.
-    fn multiply(self, c: &mut MatMut<'_>, more: bool, a: Mat<'_>, b: Strips<'_>) {
-        let update = Update { add: self.update.add || more, ..self.update };
+    /// A few rows of c.
+    fn multiply(self, c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Strips<'_>) {
         PACKED_A.with_borrow_mut(|spare| {
             if a.rows_are_contiguous() {
                 self.kernel.multiply(c, update, a, b, spare);
@@ -185,6 +289,27 @@ impl Product {
             cols.div_ceil(by_cols).next_multiple_of(self.kernel.cols),
         ]
     }
+}
+
+/// A right operand, packed.
+struct Packed<'a> {
+    /// Terms of every block but the last.
+    terms: usize,
+    blocks: Vec<Strips<'a>>,
+}
+
+/// Whether these are products of long sums and the same right operand: gradients of weights, sums over tokens.
+fn is_long(sums: &[Sum<'_>]) -> bool {
+    let rows: usize = sums.iter().map(|sum| sum.c.shape()[0]).sum();
+    sums.iter().all(|sum| match sum.products[..] {
+        [(a, _)] => a.cols > 4 * rows && !a.rows_are_contiguous() && sum.b_of_all(&sums[0]),
+        _ => false,
+    })
+}
+
+/// About how many floats the right operands take when they are packed.
+fn packed_floats(sums: &[Sum<'_>]) -> usize {
+    sums.iter().flat_map(|sum| &sum.products).map(|(_, b)| b.rows * b.cols).sum()
 }
 
 /// The length of equal parts of `len` that are at most `most` long, but for rounding up to multiples of `unit`.

@@ -2,7 +2,8 @@
 
 use super::pack::{Buffer, pitch};
 use super::tile::{Kernel, LARGEST_TILE, Operands};
-use crate::matmul::{Mat, MatMut, Update};
+use crate::matmul::{Before, Mat, MatMut, Update};
+use std::ptr;
 
 /// A right operand, packed in strips of columns.
 #[derive(Clone, Copy)]
@@ -62,14 +63,14 @@ impl Kernel {
         Left::Packed(floats)
     }
 
-    /// c ← or c + `factor` a b for the first columns of b, as many as c has, and as many of its rows as a has columns.
+    /// c ← before + `factor` a b for the first columns of b, as many as c has, and as many of its rows as a has columns.
     ///
     /// Reads a where it lies if its rows or its columns are contiguous: good for few of them, since a cache line then
     /// brings terms or rows that are wanted soon.
     pub(crate) fn multiply(
         self,
         c: &mut MatMut<'_>,
-        update: Update,
+        update: Update<'_>,
         a: Mat<'_>,
         b: Strips<'_>,
         spare: &mut Buffer,
@@ -83,15 +84,23 @@ impl Kernel {
         let [rows, cols] = c.shape();
         assert_eq!(rows, a.rows);
         let (upper, rest) = (a.rows(0, in_place), a.rows(in_place, rows - in_place));
-        self.tiles(&mut c.window([0, 0], [in_place, cols]), update, Left::InPlace(upper), a.cols, b);
-        self.multiply_packed(&mut c.window([in_place, 0], [rest.rows, cols]), update, rest, b, spare);
+        let shape = [in_place, cols];
+        self.tiles(
+            &mut c.window([0, 0], shape),
+            update.window([0, 0], shape),
+            Left::InPlace(upper),
+            a.cols,
+            b,
+        );
+        let (place, shape) = ([in_place, 0], [rest.rows, cols]);
+        self.multiply_packed(&mut c.window(place, shape), update.window(place, shape), rest, b, spare);
     }
 
     /// The same by way of a copy of a.
     pub(super) fn multiply_packed(
         self,
         c: &mut MatMut<'_>,
-        update: Update,
+        update: Update<'_>,
         a: Mat<'_>,
         b: Strips<'_>,
         spare: &mut Buffer,
@@ -101,8 +110,11 @@ impl Kernel {
         }
     }
 
-    fn tiles(self, c: &mut MatMut<'_>, update: Update, a: Left<'_>, terms: usize, b: Strips<'_>) {
+    fn tiles(self, c: &mut MatMut<'_>, update: Update<'_>, a: Left<'_>, terms: usize, b: Strips<'_>) {
         let [c_rows, c_cols] = c.shape();
+        if let Before::Other(mat) = update.before {
+            assert!([mat.rows, mat.cols] == [c_rows, c_cols] && mat.rows_are_contiguous());
+        }
         let strips = b.floats.chunks_exact(pitch(b.rows, self.cols) * self.cols);
         assert!(b.first + terms <= b.rows && c_cols <= strips.len() * self.cols);
         if let Left::InPlace(a) = a {
@@ -121,22 +133,28 @@ impl Kernel {
                         (self.packed, a[row * pitch_a..][..self.rows * terms].as_ptr(), self.rows)
                     }
                 };
-                let mut tile = c.window([row, col], [self.rows, self.cols]);
+                let (place, shape) = ([row, col], [self.rows, self.cols]);
+                let (mut tile, Update { factor, before }) =
+                    (c.window(place, shape), update.window(place, shape));
                 let (c, c_stride) = (tile.as_mut_ptr(), tile.row_stride());
-                let operands = Operands { terms, a, a_stride, b: strip.as_ptr(), c, c_stride, update };
+                let (before, before_stride) = match before {
+                    Before::Nothing => (ptr::null(), 0),
+                    Before::There => (c.cast_const(), c_stride),
+                    Before::Other(mat) => (mat.row_ptr(0), mat.row_stride()),
+                };
+                let b = strip.as_ptr();
+                let operands = Operands { terms, a, a_stride, b, c, c_stride, factor, before, before_stride };
                 if row + self.rows <= c_rows && col + self.cols <= c_cols {
                     // SAFETY: the CPU has the instructions, or there would be no such `Kernel`. All terms of a tile are
-                    // there: of a in place by the assertion above and packed by the slice, of b by its slice. The tile of c
-                    // is whole, and borrowed.
+                    // there: of a in place by the assertion above and packed by the slice, of b by its slice. The tiles of
+                    // c and of what is before are whole, and c is borrowed.
                     unsafe { multiply(&operands) };
                 } else {
                     let mut sums = [0.0; LARGEST_TILE];
-                    let update = Update { add: false, ..update };
-                    // SAFETY: as above; `sums` holds a tile of any kernel.
-                    unsafe {
-                        multiply(&Operands { c: sums.as_mut_ptr(), c_stride: self.cols, update, ..operands })
-                    };
-                    take_part(&mut tile, operands.update.add, sums.chunks_exact(self.cols));
+                    let (c, c_stride) = (sums.as_mut_ptr(), self.cols);
+                    // SAFETY: as above; `sums` holds a tile of any kernel, and nothing before it is read.
+                    unsafe { multiply(&Operands { c, c_stride, before: ptr::null(), ..operands }) };
+                    take_part(&mut tile, update.window(place, shape).before, sums.chunks_exact(self.cols));
                 }
             }
         }
@@ -144,11 +162,15 @@ impl Kernel {
 }
 
 /// Moves as many sums as a tile at the edge has.
-fn take_part<'a>(tile: &mut MatMut<'_>, add: bool, sums: impl Iterator<Item = &'a [f32]>) {
+fn take_part<'a>(tile: &mut MatMut<'_>, before: Before<'_>, sums: impl Iterator<Item = &'a [f32]>) {
     let [rows, _] = tile.shape();
     for (row, sums) in (0..rows).zip(sums) {
-        for (c, sum) in tile.row(row).iter_mut().zip(sums) {
-            *c = if add { *c + sum } else { *sum };
+        for (col, (c, sum)) in tile.row(row).iter_mut().zip(sums).enumerate() {
+            *c = match before {
+                Before::Nothing => *sum,
+                Before::There => *c + sum,
+                Before::Other(mat) => mat.get(row, col) + sum,
+            };
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Products by every kernel that the CPU can run against sums in f64.
 
 use super::*;
+use crate::matmul::Before;
 use crate::testing::*;
 use proptest::prelude::*;
 
@@ -35,33 +36,45 @@ fn values(seed: u64, len: usize) -> Vec<f32> {
 const GAP: usize = 5;
 
 /// The product into a matrix with gaps, which stay as they are.
-fn run(product: Product, a: Mat<'_>, b: Mat<'_>, threads: usize) -> Vec<f32> {
-    let stride = b.cols + GAP;
-    let mut c = values(3, a.rows * stride);
-    product.compute(&mut MatMut::strided(&mut c, [a.rows, b.cols], stride), a, b, threads);
-    c
+fn run(kernel: Kernel, update: Update<'_>, a: Mat<'_>, b: Mat<'_>, threads: usize) -> Vec<f32> {
+    run_all(kernel, &[(update, vec![(a, b)])], threads).remove(0)
 }
 
-fn agrees(shape: [usize; 3], orders: [Order; 2], update: Update) {
+/// Sums of products, each into a matrix of its own.
+fn run_all(kernel: Kernel, sums: &[(Update<'_>, Vec<(Mat<'_>, Mat<'_>)>)], threads: usize) -> Vec<Vec<f32>> {
+    let shape = |products: &[(Mat<'_>, Mat<'_>)]| [products[0].0.rows, products[0].1.cols];
+    let stride = |products: &[(Mat<'_>, Mat<'_>)]| shape(products)[1] + GAP;
+    let mut all: Vec<_> =
+        sums.iter().map(|(_, products)| values(3, shape(products)[0] * stride(products))).collect();
+    let mut targets = vec![];
+    for ((update, products), c) in sums.iter().zip(&mut all) {
+        let c = MatMut::strided(c, shape(products), stride(products));
+        targets.push(Sum { c, update: *update, products: products.clone() });
+    }
+    Products { kernel }.compute(&mut targets, threads);
+    drop(targets);
+    all
+}
+
+fn agrees(shape: [usize; 3], orders: [Order; 2], update: Update<'_>) {
     let [m, k, n] = shape;
     let ((a, a_strides), (b, b_strides)) = (matrix(1, [m, k], orders[0]), matrix(2, [k, n], orders[1]));
     let (a, b) = (Mat::new(&a, [m, k], a_strides), Mat::new(&b, [k, n], b_strides));
     for kernel in Kernel::all() {
-        let product = Product { kernel, update };
-        let c = run(product, a, b, 1);
+        let c = run(kernel, update, a, b, 1);
         close_to_exact(&c, a, b, update);
         // Threads share elements, not sums.
         for threads in [2, 3, 7] {
-            let shared = run(product, a, b, threads);
-            assert!(
-                shared.iter().zip(&c).all(|(d, c)| d.to_bits() == c.to_bits()),
-                "{threads} threads change bits"
-            );
+            assert!(same_bits(&run(kernel, update, a, b, threads), &c), "{threads} threads change bits");
         }
     }
 }
 
-fn close_to_exact(c: &[f32], a: Mat<'_>, b: Mat<'_>, update: Update) {
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+fn close_to_exact(c: &[f32], a: Mat<'_>, b: Mat<'_>, update: Update<'_>) {
     let (stride, factor) = (b.cols + GAP, f64::from(update.factor));
     for (at, (&found, before)) in c.iter().zip(values(3, c.len())).enumerate() {
         let (row, col) = (at / stride, at % stride);
@@ -71,7 +84,11 @@ fn close_to_exact(c: &[f32], a: Mat<'_>, b: Mat<'_>, update: Update) {
         }
         let terms = (0..a.cols).map(|i| f64::from(a.get(row, i)) * f64::from(b.get(i, col)));
         let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), x| (sum + x, magnitude + x.abs()));
-        let start = if update.add { f64::from(before) } else { 0.0 };
+        let start = match update.before {
+            Before::Nothing => 0.0,
+            Before::There => f64::from(before),
+            Before::Other(mat) => f64::from(mat.get(row, col)),
+        };
         let exact = start + factor * sum;
         // Errors of additions add up like a random walk, at the magnitude of the terms' magnitudes.
         let additions = (a.cols as f64 + 1.0).sqrt();
@@ -87,10 +104,64 @@ proptest! {
     fn any_shape_and_order(
         shape in [1usize..150, 1usize..600, 1usize..120],
         orders in [order(), order()],
-        add: bool,
+        before in 0..3,
         factor in prop_oneof![Just(1f32), -2f32..2.0],
     ) {
-        agrees(shape, orders, Update { factor, add });
+        let [m, _, n] = shape;
+        let other = values(4, m * (n + 2));
+        let before = match before {
+            0 => Before::Nothing,
+            1 => Before::There,
+            _ => Before::Other(Mat::new(&other, [m, n], [n + 2, 1])),
+        };
+        agrees(shape, orders, Update { factor, before });
+    }
+
+    /// Projections of one input, their gradients, and the gradient of the input.
+    #[test]
+    fn together_and_one_by_one_give_the_same_bits(
+        (n, d_in) in (1usize..1200, 1usize..90),
+        widths in prop::collection::vec(1usize..90, 1..4),
+        others: bool,
+    ) {
+        let update = Update::OVERWRITE;
+        let (x, residual) = (values(1, n * d_in), values(2, n * d_in));
+        let x = Mat::row_major(&x, n, d_in);
+        let ws: Vec<_> = widths.iter().map(|width| values(3, width * d_in)).collect();
+        let dys: Vec<_> = widths.iter().map(|width| values(4, n * width)).collect();
+        let w = |i: usize| Mat::row_major(&ws[i], widths[i], d_in);
+        let dy = |i: usize| Mat::row_major(&dys[i], n, widths[i]);
+        let all = 0..widths.len();
+        let forward: Vec<_> = all.clone().map(|i| (update, vec![(x, w(i).t())])).collect();
+        let gradients: Vec<_> = all.clone().map(|i| (update, vec![(dy(i).t(), x)])).collect();
+        let before = if others { Before::Other(Mat::row_major(&residual, n, d_in)) } else { Before::Nothing };
+        let input = vec![(Update { before, ..update }, all.map(|i| (dy(i), w(i))).collect::<Vec<_>>())];
+        for kernel in Kernel::all() {
+            for sums in [&forward, &gradients, &input] {
+                let one_by_one: Vec<_> = sums.iter().flat_map(|sum| run_all(kernel, std::slice::from_ref(sum), 1)).collect();
+                for threads in [1, 2, 3, 5] {
+                    let together = run_all(kernel, sums, threads);
+                    prop_assert!(together.iter().zip(&one_by_one).all(|(one, other)| same_bits(one, other)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sum_of_products_adds_to_another_matrix() {
+    let (a, b, before) = (values(1, 50 * 600), values(2, 600 * 40), values(3, 50 * 40));
+    let (a, b) = (Mat::row_major(&a, 50, 600), Mat::row_major(&b, 600, 40));
+    let update = Update { factor: 0.5, before: Before::Other(Mat::row_major(&before, 50, 40)) };
+    let halves = |cut: usize| {
+        let (left, right) = (a.window([0, 0], [50, cut]), a.window([0, cut], [50, 600]));
+        vec![(left, b.rows(0, cut)), (right, b.rows(cut, 600 - cut))]
+    };
+    for kernel in Kernel::all() {
+        for threads in [1, 3] {
+            let found = run_all(kernel, &[(update, halves(301))], threads);
+            close_to_exact(&found[0], a, b, update);
+        }
     }
 }
 
@@ -116,7 +187,7 @@ fn padding_stays_apart_from_infinities() {
     let (a, b) = (vec![f32::INFINITY; 7 * 5], vec![2.0; 5 * 9]);
     let (a, b) = (Mat::row_major(&a, 7, 5), Mat::row_major(&b, 5, 9));
     for kernel in Kernel::all() {
-        let c = run(Product { kernel, update: Update::OVERWRITE }, a, b, 1);
+        let c = run(kernel, Update::OVERWRITE, a, b, 1);
         assert!(c.chunks_exact(9 + GAP).all(|row| row[..9].iter().all(|&x| x == f32::INFINITY)));
         assert_eq!(c[9..9 + GAP], values(3, 9 + GAP)[9..]);
     }
@@ -127,8 +198,9 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
     let ones = vec![1.0; 12 * 32];
     let tell = |rows, cols| {
         let (mut c, b) = (vec![0.0; rows * cols], Mat::row_major(&ones[..2 * cols], 2, cols));
-        let mut c = MatMut::row_major(&mut c, rows, cols);
-        product(&mut c, Update::OVERWRITE, Mat::row_major(&ones[..rows * 2], rows, 2), b, Parallelism::None)
+        let c = MatMut::row_major(&mut c, rows, cols);
+        let pair = (Mat::row_major(&ones[..rows * 2], rows, 2), b);
+        products(&mut [Sum { c, update: Update::OVERWRITE, products: vec![pair] }], Parallelism::None)
     };
     assert_eq!(tell(12, 32), Kernel::fast().is_some());
     assert!(!tell(11, 32) && !tell(12, 15));
@@ -136,11 +208,10 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
 
 #[test]
 fn parts_are_equal_and_cover_all() {
-    let update = Update::OVERWRITE;
-    let product = Product { kernel: Kernel::all()[0], update };
+    let products = Products { kernel: Kernel::all()[0] };
     for (rows, cols, threads, parts) in [(688, 256, 2, 2), (256, 688, 2, 2), (768, 256, 16, 16), (6, 8, 8, 1)]
     {
-        let [part_rows, part_cols] = product.share([rows, cols], threads);
+        let [part_rows, part_cols] = products.share([rows, cols], threads);
         let found = rows.div_ceil(part_rows) * cols.div_ceil(part_cols);
         assert_eq!(found, parts, "{rows} x {cols}, {threads} threads");
     }
@@ -153,7 +224,7 @@ fn strips_from_a_row_on() {
     for kernel in Kernel::all() {
         let [mut packed, mut spare] = [Buffer::new(), Buffer::new()];
         let mut c = values(3, 30 * (40 + GAP));
-        let update = Update { factor: 0.5, add: true };
+        let update = Update { factor: 0.5, before: Before::There };
         let strips = kernel.pack_right(b, &mut packed).from(17);
         kernel.multiply(&mut MatMut::strided(&mut c, [30, 40], 40 + GAP), update, a, strips, &mut spare);
         close_to_exact(&c, a, b.rows(17, 20), update);

@@ -4,7 +4,7 @@
 //! vectors a tile has.
 
 use super::pack::pack;
-use crate::matmul::{Mat, Update};
+use crate::matmul::Mat;
 #[cfg(target_arch = "x86_64")]
 use numerics::simd::{Isa, isa, widest};
 #[cfg(target_arch = "x86_64")]
@@ -25,13 +25,19 @@ pub(super) struct Operands {
     pub(super) c: *mut f32,
     /// Distance of its rows.
     pub(super) c_stride: usize,
-    pub(super) update: Update,
+    /// What the products are multiplied by.
+    pub(super) factor: f32,
+    /// The first element of what they are added to, which may be c; null if it is nothing.
+    pub(super) before: *const f32,
+    /// Distance of its rows.
+    pub(super) before_stride: usize,
 }
 
 /// Computes a tile.
 ///
 /// # Safety
-/// The CPU has the instructions; a and b hold all terms of a whole tile, c a whole tile, and nobody else uses c.
+/// The CPU has the instructions; a and b hold all terms of a whole tile, c and what is before a whole tile, and nobody else
+/// uses c.
 pub(super) type Multiply = unsafe fn(&Operands);
 
 /// Packs a matrix in strips, see [`pack`].
@@ -175,14 +181,18 @@ unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(
     row: usize,
     term: usize,
 ) {
-    let Operands { terms, mut a, mut b, c, c_stride, update: Update { factor, add }, .. } = *operands;
+    let Operands { terms, mut a, mut b, c, c_stride, factor, before, before_stride, .. } = *operands;
     let cols = VECTORS * V::LANES;
-    // SAFETY: by the contract, a and b are read within their terms, and c is used within a tile.
+    // SAFETY: by the contract, a and b are read within their terms, and c and what is before within a tile.
     unsafe {
         // The sums take long enough to fetch what they are written to from memory. A row may begin anywhere in a line.
         for i in 0..ROWS {
             prefetch(c.add(i * c_stride));
             prefetch(c.add(i * c_stride + cols - 1));
+            if !before.is_null() && before != c {
+                prefetch(before.wrapping_add(i * before_stride));
+                prefetch(before.wrapping_add(i * before_stride + cols - 1));
+            }
         }
         let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
         const UNROLLED: usize = 4;
@@ -201,9 +211,11 @@ unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(
         let factor = V::splat(factor);
         for (i, sums) in sums.into_iter().enumerate() {
             for (j, sum) in sums.into_iter().enumerate() {
-                let c = c.add(i * c_stride + j * V::LANES);
-                let start = if add { V::load(c) } else { V::splat(0.0) };
-                factor.times_plus(sum, start).store(c);
+                let start = match before.is_null() {
+                    true => V::splat(0.0),
+                    false => V::load(before.add(i * before_stride + j * V::LANES)),
+                };
+                factor.times_plus(sum, start).store(c.add(i * c_stride + j * V::LANES));
             }
         }
     }

@@ -91,12 +91,12 @@ impl HalfBlock for Shaped {
 
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
-        let AttentionBlock { norm, qkv: [q, k, v], sub_norm, o, formats, scale, .. } = &self.block;
+        let AttentionBlock { norm, qkv, sub_norm, o, formats, scale, .. } = &self.block;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
-        let (mut queries, q_state) = q.forward(&n, w.qkv[0])?;
-        let (mut keys, k_state) = k.forward(&n, w.qkv[1])?;
-        let (values, v_state) = v.forward(&n, w.qkv[2])?;
+        let mut all = Projection::forward_each(&qkv.each_ref(), &n, &w.qkv)?.into_iter();
         drop(n);
+        let [(mut queries, q_state), (mut keys, k_state), (values, v_state)] =
+            std::array::from_fn(|_| all.next().unwrap_or_default());
         self.rotate([&mut queries, &mut keys], 1.0)?;
         round(&mut queries, formats.compute);
         round(&mut keys, formats.compute);
@@ -123,19 +123,18 @@ impl HalfBlock for Shaped {
         let w = self.weights(weights);
         let AttentionBlock { qkv, sub_norm, o, formats, scale, .. } = &self.block;
         let grad = rounded(grad, formats.residual);
-        let mut of_out = None;
-        let (of_o, of_sub_norm);
+        let (mut of_out, of_o, of_sub_norm);
         if sub_norm.is_some() {
             let normed = norm_again(&kept.out, w.sub_norm, &kept.sub_rstd, formats.compute);
-            of_o = o.backward(&kept.o_state, [&normed, w.o, &grad], &mut of_out)?;
+            (of_out, of_o) = o.backward(&kept.o_state, [&normed, w.o, &grad])?;
             let parts = [&kept.out[..], w.sub_norm, &kept.sub_rstd];
-            let (dx, dw) = norm_backward(parts, of_out.unwrap_or_default(), None, formats.compute);
-            (of_out, of_sub_norm) = (Some(dx), Some(dw));
+            let of_norm;
+            (of_out, of_norm) = norm_backward(parts, of_out, None, formats.compute);
+            of_sub_norm = Some(of_norm);
         } else {
-            of_o = o.backward(&kept.o_state, [&kept.out, w.o, &grad], &mut of_out)?;
+            (of_out, of_o) = o.backward(&kept.o_state, [&kept.out, w.o, &grad])?;
             of_sub_norm = None;
         }
-        let mut of_out = of_out.unwrap_or_default();
         round(&mut of_out, formats.compute);
         let [mut of_q, mut of_k, of_v] = span(Part::Attention, self.attention_work(4.0, 8), || {
             let [q, k, v] = self.heads(&kept.qkv);
@@ -146,13 +145,13 @@ impl HalfBlock for Shaped {
         round(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
         let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
-        let (mut of_n, mut of_weights) = (None, vec![]);
-        for (i, dy) in [of_q, of_k, of_v].iter().enumerate() {
-            of_weights.push(qkv[i].backward(&kept.qkv_states[i], [&n, w.qkv[i], dy], &mut of_n)?);
-        }
+        let dys = [&of_q[..], &of_k, &of_v];
+        let (of_n, of_qkv) =
+            Projection::backward_each(&qkv.each_ref(), &kept.qkv_states.each_ref(), &n, &w.qkv, &dys)?;
         let parts = [x, w.norm, &kept.rstd];
-        let (of_x, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
-        of_weights.insert(0, of_norm);
+        let (of_x, of_norm) = norm_backward(parts, of_n, Some(&grad), formats.compute);
+        let mut of_weights = vec![of_norm];
+        of_weights.extend(of_qkv);
         of_weights.extend(of_sub_norm);
         of_weights.push(of_o);
         Ok(Gradients { of_x, of_weights })

@@ -46,8 +46,7 @@ impl FfnBlock {
         weights.push(&self.up.projection.weight);
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.down.weight);
-        let branches: Vec<_> = self.gate.iter().chain([&self.up]).map(|branch| &branch.projection).collect();
-        half_block::apply(self.clone(), x, &weights, branches.into_iter().chain([&self.down]), saving)
+        half_block::apply(self.clone(), x, &weights, self.branches().into_iter().chain([&self.down]), saving)
     }
 }
 
@@ -80,17 +79,15 @@ impl HalfBlock for FfnBlock {
 
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
-        let FfnBlock { norm, gate, up, sub_norm, down, formats } = self;
+        let FfnBlock { norm, sub_norm, down, formats, .. } = self;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
-        let (gate, gate_state) = match gate {
-            Some(gate) => {
-                let (values, state) = gate.projection.forward(&n, w.gate)?;
-                (Some(values), state)
-            }
+        let mut branches = Projection::forward_each(&self.branches(), &n, &w.branches())?;
+        drop(n);
+        let (up, up_state) = branches.pop().unwrap_or_default();
+        let (gate, gate_state) = match branches.pop() {
+            Some((gate, state)) => (Some(gate), state),
             None => (None, None),
         };
-        let (up, up_state) = up.projection.forward(&n, w.up)?;
-        drop(n);
         let mut hidden = self.hidden(gate.as_deref(), &up);
         let mut sub_rstd = vec![];
         if let Some(norm) = sub_norm {
@@ -103,27 +100,37 @@ impl HalfBlock for FfnBlock {
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
         let w = self.weights(weights);
-        let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
-        let [gate_state, up_state, _] = &kept.states;
+        let formats = &self.formats;
         let grad = rounded(grad, formats.residual);
         let of_hidden = self.back_to_hidden(&w, kept, &grad)?;
         let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
-        let mut of_n = None;
-        let of_gate = match (gate_branch, of_hidden.gate) {
-            (Some(branch), Some(dy)) => {
-                Some(branch.projection.backward(gate_state, [&n, w.gate, &dy], &mut of_n)?)
-            }
-            _ => None,
-        };
-        let of_up = up_branch.projection.backward(up_state, [&n, w.up, &of_hidden.up], &mut of_n)?;
+        let branches = self.branches();
+        let states = &kept.states.each_ref()[2 - branches.len()..2];
+        let dys: Vec<_> = of_hidden.gate.iter().chain([&of_hidden.up]).map(|dy| &dy[..]).collect();
+        let (of_n, of_branches) = Projection::backward_each(&branches, states, &n, &w.branches(), &dys)?;
         let parts = [x, w.norm, &kept.rstd];
-        let (of_x, of_norm) = norm_backward(parts, of_n.unwrap_or_default(), Some(&grad), formats.compute);
-        let gradients = [Some(of_norm), of_gate, Some(of_up), of_hidden.sub_norm, Some(of_hidden.down)];
-        Ok(Gradients { of_x, of_weights: gradients.into_iter().flatten().collect() })
+        let (of_x, of_norm) = norm_backward(parts, of_n, Some(&grad), formats.compute);
+        let mut of_weights = vec![of_norm];
+        of_weights.extend(of_branches);
+        of_weights.extend(of_hidden.sub_norm);
+        of_weights.push(of_hidden.down);
+        Ok(Gradients { of_x, of_weights })
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// Those of [`FfnBlock::branches`].
+    fn branches(&self) -> Vec<&'a [f32]> {
+        [self.gate, self.up].into_iter().filter(|w| !w.is_empty()).collect()
     }
 }
 
 impl FfnBlock {
+    /// The projections into the hidden state.
+    fn branches(&self) -> Vec<&Projection> {
+        self.gate.iter().chain([&self.up]).map(|branch| &branch.projection).collect()
+    }
+
     /// Takes apart what [`FfnBlock::forward`] put together.
     fn weights<'a>(&self, all: &[&'a [f32]]) -> Weights<'a> {
         let mut all = all.iter().copied();
@@ -180,23 +187,23 @@ impl FfnBlock {
     fn back_to_hidden(&self, w: &Weights<'_>, kept: &Kept, grad: &[f32]) -> Result<OfHidden> {
         let FfnBlock { sub_norm, down, formats, .. } = self;
         let state = &kept.states[2];
-        let mut dy = None;
         if sub_norm.is_none() && down.low.is_none() {
             // The gradient first, so that the hidden state is made again in the pass that goes on from it.
             let dy = down.input_gradient(w.down, grad)?;
             let (hidden, gate, up) = self.hidden_and_gradients(kept, &dy);
-            return Ok(OfHidden { gate, up, sub_norm: None, down: down.weight_gradient(&hidden, grad)? });
+            let down = down.add_weight_gradient(None, &hidden, grad)?;
+            return Ok(OfHidden { gate, up, sub_norm: None, down });
         }
         let hidden = self.hidden(kept.gate.as_deref(), &kept.up);
         let (dy, down, sub_norm) = if sub_norm.is_some() {
             let normed = norm_again(&hidden, w.sub_norm, &kept.sub_rstd, formats.compute);
-            let of_down = down.backward(state, [&normed, w.down, grad], &mut dy)?;
+            let (dy, of_down) = down.backward(state, [&normed, w.down, grad])?;
             let parts = [&hidden[..], w.sub_norm, &kept.sub_rstd];
-            let (dy, of_norm) = norm_backward(parts, dy.unwrap_or_default(), None, formats.compute);
+            let (dy, of_norm) = norm_backward(parts, dy, None, formats.compute);
             (dy, of_down, Some(of_norm))
         } else {
-            let of_down = down.backward(state, [&hidden, w.down, grad], &mut dy)?;
-            (dy.unwrap_or_default(), of_down, None)
+            let (dy, of_down) = down.backward(state, [&hidden, w.down, grad])?;
+            (dy, of_down, None)
         };
         let (_, gate, up) = self.hidden_and_gradients(kept, &dy);
         Ok(OfHidden { gate, up, sub_norm, down })

@@ -1,7 +1,7 @@
 //! The weight products inside a block.
 
 use crate::Kernels;
-use crate::matmul::{Mat, add_matmul, matmul};
+use crate::matmul::{Mat, add_matmul, matmul, products, sum_of_products};
 use crate::profile::{Part, Work, matmul_span, span};
 use crate::quantized::{Computation, Kept, Matrix, QuantizedLinear};
 use candle_core::{Result, Tensor};
@@ -27,19 +27,31 @@ impl Projection {
 
     /// y = x wᵀ for row-major x.
     pub(super) fn forward(&self, x: &[f32], w: &[f32]) -> Result<(Vec<f32>, State)> {
-        let w = self.matrix(w)?;
-        let x = Matrix { values: x, rows: x.len() / w.cols, cols: w.cols };
-        match &self.low {
-            None => {
-                let y =
-                    matmul_span(Part::MatmulForward, [x.rows, x.cols, w.rows], || matmul(mat(x), mat(w).t()));
-                Ok((y, None))
-            }
+        let mut all = Self::forward_each(&[self], x, &[w])?;
+        all.pop().ok_or_else(missing)
+    }
+
+    /// y = x wᵀ of several projections of one x.
+    pub(super) fn forward_each(all: &[&Self], x: &[f32], ws: &[&[f32]]) -> Result<Vec<(Vec<f32>, State)>> {
+        let ws = Self::matrices(all, ws)?;
+        let x = Matrix { values: x, rows: x.len() / ws[0].cols, cols: ws[0].cols };
+        if all.iter().all(|projection| projection.low.is_none()) {
+            let pairs = ws.iter().map(|w| (mat(x), mat(*w).t()));
+            let shape = [x.rows, x.cols, rows(&ws)];
+            let ys = matmul_span(Part::MatmulForward, shape, || products(pairs));
+            return Ok(ys.into_iter().map(|y| (y, None)).collect());
+        }
+        let one = |(projection, w): (&&Self, &Matrix<'_>)| match &projection.low {
+            None => Ok((
+                matmul_span(Part::MatmulForward, [x.rows, x.cols, w.rows], || matmul(mat(x), mat(*w).t())),
+                None,
+            )),
             Some(how) => {
-                let (y, kept) = Computation { kernels: Kernels::Portable, how }.forward(x, w)?;
+                let (y, kept) = Computation { kernels: Kernels::Portable, how }.forward(x, *w)?;
                 Ok((y, Some(kept)))
             }
-        }
+        };
+        all.iter().zip(&ws).map(one).collect()
     }
 
     /// `residual` + x wᵀ.
@@ -51,55 +63,73 @@ impl Projection {
         }
         let w = self.matrix(w)?;
         let x = Matrix { values: x, rows: x.len() / w.cols, cols: w.cols };
-        let sum = span(Part::Residual, Work::floats(2 * residual.len()), || copy(residual));
-        let shape = [x.rows, x.cols, w.rows];
-        Ok((matmul_span(Part::MatmulForward, shape, || add_matmul(sum, mat(x), mat(w).t())), None))
+        let (shape, pairs) = ([x.rows, x.cols, w.rows], vec![(mat(x), mat(w).t())]);
+        Ok((matmul_span(Part::MatmulForward, shape, || sum_of_products(Some(residual), pairs)), None))
     }
 
-    /// dw, and dx, which is added to what `dx` holds.
-    pub(super) fn backward(
-        &self,
-        state: &State,
-        [x, w, dy]: [&[f32]; 3],
-        dx: &mut Option<Vec<f32>>,
-    ) -> Result<Vec<f32>> {
-        let (Some(how), Some(kept)) = (&self.low, state) else {
-            *dx = Some(self.product_with_weight(w, dy, dx.take())?);
-            return self.weight_gradient(x, dy);
-        };
-        let w = self.matrix(w)?;
-        let x = Matrix { values: x, rows: x.len() / w.cols, cols: w.cols };
-        let dy = Matrix { values: dy, rows: x.rows, cols: w.rows };
-        let computation = Computation { kernels: Kernels::Portable, how };
-        let [of_x, of_w] = computation.backward(kept, x, w, dy, [true, true])?;
-        let (Some(of_x), Some(of_w)) = (of_x, of_w) else {
-            candle_core::bail!("internal error: a product left out a gradient that was asked for")
-        };
-        match dx {
-            Some(sum) => add(sum, &of_x),
-            None => *dx = Some(of_x),
+    /// dx and dw.
+    pub(super) fn backward(&self, state: &State, [x, w, dy]: [&[f32]; 3]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (dx, mut dws) = Self::backward_each(&[self], &[state], x, &[w], &[dy])?;
+        Ok((dx, dws.pop().ok_or_else(missing)?))
+    }
+
+    /// The sum of dx, and every dw, of several projections of one x.
+    pub(super) fn backward_each(
+        all: &[&Self],
+        states: &[&State],
+        x: &[f32],
+        ws: &[&[f32]],
+        dys: &[&[f32]],
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        let ws = Self::matrices(all, ws)?;
+        let x = Matrix { values: x, rows: x.len() / ws[0].cols, cols: ws[0].cols };
+        let dys: Vec<_> =
+            dys.iter().zip(&ws).map(|(dy, w)| Matrix { values: dy, rows: x.rows, cols: w.rows }).collect();
+        if all.iter().all(|projection| projection.low.is_none()) {
+            let pairs = dys.iter().zip(&ws).map(|(dy, w)| (mat(*dy), mat(*w))).collect();
+            let shape = [x.rows, rows(&ws), x.cols];
+            let dx = matmul_span(Part::MatmulInput, shape, || sum_of_products(None, pairs));
+            let pairs = dys.iter().map(|dy| (mat(*dy).t(), mat(x)));
+            let shape = [rows(&ws), x.rows, x.cols];
+            return Ok((dx, matmul_span(Part::MatmulWeight, shape, || products(pairs))));
         }
-        Ok(of_w)
+        let (mut dx, mut dws): (Option<Vec<f32>>, _) = (None, vec![]);
+        for (index, projection) in all.iter().enumerate() {
+            let (w, dy) = (ws[index], dys[index]);
+            let [of_x, of_w] = match (&projection.low, states[index]) {
+                (Some(how), Some(kept)) => {
+                    let computation = Computation { kernels: Kernels::Portable, how };
+                    computation.backward(kept, x, w, dy, [true, true])?
+                }
+                _ => [
+                    Some(projection.input_gradient(w.values, dy.values)?),
+                    Some(projection.add_weight_gradient(None, x.values, dy.values)?),
+                ],
+            };
+            match (&mut dx, of_x.ok_or_else(missing)?) {
+                (Some(sum), of_x) => add(sum, &of_x),
+                (dx, of_x) => *dx = Some(of_x),
+            }
+            dws.push(of_w.ok_or_else(missing)?);
+        }
+        Ok((dx.ok_or_else(missing)?, dws))
+    }
+
+    /// The weights of projections, of which there is one at least, as matrices of as many columns.
+    fn matrices<'a>(all: &[&Self], ws: &[&'a [f32]]) -> Result<Vec<Matrix<'a>>> {
+        let ws =
+            all.iter().zip(ws).map(|(projection, w)| projection.matrix(w)).collect::<Result<Vec<_>>>()?;
+        match ws.iter().all(|w| w.cols == ws[0].cols) && !ws.is_empty() {
+            true => Ok(ws),
+            false => candle_core::bail!("projections of one input differ in its width"),
+        }
     }
 
     /// dx of a product in f32.
     pub(super) fn input_gradient(&self, w: &[f32], dy: &[f32]) -> Result<Vec<f32>> {
-        self.product_with_weight(w, dy, None)
-    }
-
-    /// dy w, added to `sum` if there is one.
-    fn product_with_weight(&self, w: &[f32], dy: &[f32], sum: Option<Vec<f32>>) -> Result<Vec<f32>> {
         let w = self.matrix(w)?;
         let dy = Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
-        Ok(matmul_span(Part::MatmulInput, [dy.rows, w.rows, w.cols], || match sum {
-            Some(sum) => add_matmul(sum, mat(dy), mat(w)),
-            None => matmul(mat(dy), mat(w)),
-        }))
-    }
-
-    /// dw of a product in f32.
-    pub(super) fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Result<Vec<f32>> {
-        self.add_weight_gradient(None, x, dy)
+        Ok(matmul_span(Part::MatmulInput, [dy.rows, w.rows, w.cols], || matmul(mat(dy), mat(w))))
     }
 
     /// dw of a product in f32, added to `sum` if there is one.
@@ -119,6 +149,15 @@ impl Projection {
     }
 }
 
+/// Rows of all matrices.
+fn rows(all: &[Matrix<'_>]) -> usize {
+    all.iter().map(|matrix| matrix.rows).sum()
+}
+
+fn missing() -> candle_core::Error {
+    candle_core::Error::Msg("internal error: a product left out a result that was asked for".into())
+}
+
 fn mat(matrix: Matrix<'_>) -> Mat<'_> {
     Mat::row_major(matrix.values, matrix.rows, matrix.cols)
 }
@@ -135,9 +174,4 @@ pub(super) fn add(sum: &mut [f32], x: &[f32]) {
             }
         });
     });
-}
-
-/// A copy made by all threads.
-fn copy(x: &[f32]) -> Vec<f32> {
-    crate::buffers::fill_one(x.len(), 4096, |task, y| y.copy_from_slice(&x[task * 4096..][..y.len()]))
 }
