@@ -6,7 +6,7 @@
 //! half of the work of the plain form is skipped. (Dao et al. 2022, section 3.1 and appendix B; here a block spans all of
 //! its keys, so no running rescaling is needed.)
 
-use crate::f32_matmul::{Buffer, Kernel};
+use crate::f32_matmul::{Buffer, Kernel, Skip};
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::math::exp;
 use crate::matmul::{Before, Mat, MatMut, Update};
@@ -116,13 +116,15 @@ fn forward_head(
         let rows = BLOCK.min(t - start);
         let seen = start + rows;
         let scaled = Update { factor: scale, ..Update::OVERWRITE };
-        kernel.multiply(&mut scores.view_mut(rows, seen), scaled, q.rows(start, rows), keys, spare);
+        let (wanted, zero) = (Skip::ResultAbove(start.cast_signed()), Skip::LeftAbove(start.cast_signed()));
+        kernel.multiply(&mut scores.view_mut(rows, seen), scaled, q.rows(start, rows), keys, wanted, spare);
         exp_rows(scores, start, &mut denominators[..rows], &mut log_sum_exp[start..seen]);
         kernel.multiply(
             &mut out.rows(start, rows),
             Update::OVERWRITE,
             scores.view(rows, seen),
             values,
+            zero,
             spare,
         );
         for (row, denominator) in denominators[..rows].iter().enumerate() {
@@ -188,16 +190,18 @@ fn backward_head(
         let seen = start + rows;
         let (q, grad, out) = (q.rows(start, rows), grad.rows(start, rows), out.rows(start, rows));
         let scaled = Update { factor: scale, ..Update::OVERWRITE };
-        kernel.multiply(&mut probs.view_mut(rows, seen), scaled, q, keys_t, spare);
-        kernel.multiply(&mut d_scores.view_mut(rows, seen), Update::OVERWRITE, grad, values_t, spare);
+        let diagonal = start.cast_signed();
+        let wanted = Skip::ResultAbove(diagonal);
+        kernel.multiply(&mut probs.view_mut(rows, seen), scaled, q, keys_t, wanted, spare);
+        kernel.multiply(&mut d_scores.view_mut(rows, seen), Update::OVERWRITE, grad, values_t, wanted, spare);
         softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen], [grad, out]);
         let (probs, d_scores) = (probs.view(rows, seen), d_scores.view(rows, seen));
         let before = if seen < t { Before::There } else { Before::Nothing };
-        kernel.multiply(&mut dq.rows(start, rows), scaled, d_scores, keys, spare);
-        let of_block = Update { before, ..Update::OVERWRITE };
-        kernel.multiply(&mut dv_sum.rows(0, seen), of_block, probs.t(), grads.from(start), spare);
-        let of_block = Update { before, ..scaled };
-        kernel.multiply(&mut dk_sum.rows(0, seen), of_block, d_scores.t(), queries.from(start), spare);
+        kernel.multiply(&mut dq.rows(start, rows), scaled, d_scores, keys, Skip::LeftAbove(diagonal), spare);
+        let [mut dk, mut dv] = [&mut dk_sum, &mut dv_sum].map(|sum| sum.rows(0, seen));
+        let (update, zero) = (Update { before, ..Update::OVERWRITE }, Skip::LeftBelow(diagonal));
+        kernel.multiply(&mut dv, update, probs.t(), grads.from(start), zero, spare);
+        kernel.multiply(&mut dk, Update { before, ..scaled }, d_scores.t(), queries.from(start), zero, spare);
     }
     for row in 0..t {
         dk.row(row).copy_from_slice(dk_sum.row(row));

@@ -22,6 +22,7 @@ mod tile;
 mod tests;
 
 pub(crate) use pack::Buffer;
+pub(crate) use strips::Skip;
 pub(crate) use tile::Kernel;
 
 use crate::matmul::{Mat, MatMut, Sum, Update};
@@ -267,9 +268,9 @@ impl Products {
     fn multiply(self, c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Strips<'_>) {
         PACKED_A.with_borrow_mut(|spare| {
             if a.rows_are_contiguous() {
-                self.kernel.multiply(c, update, a, b, spare);
+                self.kernel.multiply(c, update, a, b, Skip::Nothing, spare);
             } else {
-                self.kernel.multiply_packed(c, update, a, b, spare);
+                self.kernel.multiply_packed(c, update, a, b, Skip::Nothing, spare);
             }
         });
     }

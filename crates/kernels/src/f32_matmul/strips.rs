@@ -3,6 +3,7 @@
 use super::pack::{Buffer, pitch};
 use super::tile::{Kernel, LARGEST_TILE, Operands};
 use crate::matmul::{Before, Mat, MatMut, Update};
+use std::ops::Range;
 use std::ptr;
 
 /// A right operand, packed in strips of columns.
@@ -34,6 +35,44 @@ enum Left<'a> {
     InPlace(Mat<'a>),
     /// In strips, with zeros behind the last.
     Packed(&'a [f32]),
+}
+
+/// What of a product is not computed, since it is known to be zero or not wanted, by the side of a diagonal it lies on.
+#[derive(Clone, Copy)]
+pub(crate) enum Skip {
+    /// Everything is computed.
+    Nothing,
+    /// Elements \[i, j\] of c with j > i + this are not wanted, and may become anything.
+    ResultAbove(isize),
+    /// Elements \[i, k\] of a with k > i + this are zero.
+    LeftAbove(isize),
+    /// Elements \[i, k\] of a with i > k + this are zero.
+    LeftBelow(isize),
+}
+
+impl Skip {
+    /// The same for the product without its first rows.
+    fn from_row(self, row: usize) -> Self {
+        let row = row.cast_signed();
+        match self {
+            Self::Nothing => self,
+            Self::ResultAbove(diagonal) => Self::ResultAbove(diagonal + row),
+            Self::LeftAbove(diagonal) => Self::LeftAbove(diagonal + row),
+            Self::LeftBelow(diagonal) => Self::LeftBelow(diagonal - row),
+        }
+    }
+
+    /// Which of so many terms make up a tile of so many rows, or nothing where none of it is wanted.
+    fn terms(self, terms: usize, [row, col]: [usize; 2], rows: usize) -> Option<Range<usize>> {
+        let last = row + rows - 1;
+        let at = |place: isize| place.clamp(0, terms.cast_signed()).cast_unsigned();
+        match self {
+            Self::ResultAbove(diagonal) if col.cast_signed() > last.cast_signed() + diagonal => None,
+            Self::Nothing | Self::ResultAbove(_) => Some(0..terms),
+            Self::LeftAbove(diagonal) => Some(0..at(last.cast_signed() + diagonal + 1)),
+            Self::LeftBelow(diagonal) => Some(at(row.cast_signed() - diagonal)..terms),
+        }
+    }
 }
 
 impl Kernel {
@@ -73,6 +112,7 @@ impl Kernel {
         update: Update<'_>,
         a: Mat<'_>,
         b: Strips<'_>,
+        skip: Skip,
         spare: &mut Buffer,
     ) {
         let whole = a.rows - a.rows % self.rows;
@@ -91,9 +131,11 @@ impl Kernel {
             Left::InPlace(upper),
             a.cols,
             b,
+            skip,
         );
         let (place, shape) = ([in_place, 0], [rest.rows, cols]);
-        self.multiply_packed(&mut c.window(place, shape), update.window(place, shape), rest, b, spare);
+        let (c, update) = (&mut c.window(place, shape), update.window(place, shape));
+        self.multiply_packed(c, update, rest, b, skip.from_row(in_place), spare);
     }
 
     /// The same by way of a copy of a.
@@ -103,14 +145,23 @@ impl Kernel {
         update: Update<'_>,
         a: Mat<'_>,
         b: Strips<'_>,
+        skip: Skip,
         spare: &mut Buffer,
     ) {
         if a.rows > 0 {
-            self.tiles(c, update, self.pack_left(a, spare), a.cols, b);
+            self.tiles(c, update, self.pack_left(a, spare), a.cols, b, skip);
         }
     }
 
-    fn tiles(self, c: &mut MatMut<'_>, update: Update<'_>, a: Left<'_>, terms: usize, b: Strips<'_>) {
+    fn tiles(
+        self,
+        c: &mut MatMut<'_>,
+        update: Update<'_>,
+        a: Left<'_>,
+        terms: usize,
+        b: Strips<'_>,
+        skip: Skip,
+    ) {
         let [c_rows, c_cols] = c.shape();
         if let Before::Other(mat) = update.before {
             assert!([mat.rows, mat.cols] == [c_rows, c_cols] && mat.rows_are_contiguous());
@@ -124,15 +175,22 @@ impl Kernel {
         for (strip, col) in strips.zip((0..c_cols).step_by(self.cols)) {
             let strip = &strip[b.first * self.cols..][..terms * self.cols];
             for row in (0..c_rows).step_by(self.rows) {
-                let (multiply, a, a_stride) = match a {
+                let Some(Range { start, end }) = skip.terms(terms, [row, col], self.rows) else { continue };
+                let terms = end - start;
+                let (multiply, a, a_stride, a_step) = match a {
                     Left::InPlace(a) if a.rows_are_contiguous() => {
-                        (self.by_row, a.row_ptr(row), a.row_stride())
+                        (self.by_row, a.row_ptr(row), a.row_stride(), 1)
                     }
-                    Left::InPlace(a) => (self.by_column, a.row_ptr(row), a.t().row_stride()),
+                    Left::InPlace(a) => {
+                        let stride = a.t().row_stride();
+                        (self.by_column, a.row_ptr(row), stride, stride)
+                    }
                     Left::Packed(a) => {
-                        (self.packed, a[row * pitch_a..][..self.rows * terms].as_ptr(), self.rows)
+                        let strip = &a[row * pitch_a..][..self.rows * end];
+                        (self.packed, strip.as_ptr(), self.rows, self.rows)
                     }
                 };
+                let a = a.wrapping_add(start * a_step);
                 let (place, shape) = ([row, col], [self.rows, self.cols]);
                 let (mut tile, Update { factor, before }) =
                     (c.window(place, shape), update.window(place, shape));
@@ -142,7 +200,7 @@ impl Kernel {
                     Before::There => (c.cast_const(), c_stride),
                     Before::Other(mat) => (mat.row_ptr(0), mat.row_stride()),
                 };
-                let b = strip.as_ptr();
+                let b = strip[start * self.cols..].as_ptr();
                 let operands = Operands { terms, a, a_stride, b, c, c_stride, factor, before, before_stride };
                 if row + self.rows <= c_rows && col + self.cols <= c_cols {
                     // SAFETY: the CPU has the instructions, or there would be no such `Kernel`. All terms of a tile are

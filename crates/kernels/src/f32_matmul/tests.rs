@@ -226,7 +226,62 @@ fn strips_from_a_row_on() {
         let mut c = values(3, 30 * (40 + GAP));
         let update = Update { factor: 0.5, before: Before::There };
         let strips = kernel.pack_right(b, &mut packed).from(17);
-        kernel.multiply(&mut MatMut::strided(&mut c, [30, 40], 40 + GAP), update, a, strips, &mut spare);
+        kernel.multiply(
+            &mut MatMut::strided(&mut c, [30, 40], 40 + GAP),
+            update,
+            a,
+            strips,
+            Skip::Nothing,
+            &mut spare,
+        );
         close_to_exact(&c, a, b.rows(17, 20), update);
+    }
+}
+
+/// Whatever is skipped changes nothing that is wanted.
+#[test]
+fn triangles() {
+    let [rows, terms, cols] = [45, 70, 80];
+    let (mut a, b) = (values(1, rows * terms), values(2, terms * cols));
+    let stride = cols + GAP;
+    for (kernel, diagonal) in Kernel::all().into_iter().flat_map(|kernel| [-9, 0, 7, 30].map(|d| (kernel, d)))
+    {
+        let above = |i: usize, k: usize| k.cast_signed() > i.cast_signed() + diagonal;
+        let below = |i: usize, k: usize| i.cast_signed() > k.cast_signed() + diagonal;
+        let zero: [(Skip, &dyn Fn(usize, usize) -> bool); 3] = [
+            (Skip::ResultAbove(diagonal), &|_, _| false),
+            (Skip::LeftAbove(diagonal), &above),
+            (Skip::LeftBelow(diagonal), &below),
+        ];
+        for (skip, is_zero) in zero {
+            a.iter_mut()
+                .enumerate()
+                .filter(|(at, _)| is_zero(at / terms, at % terms))
+                .for_each(|(_, a)| *a = 0.0);
+            // By rows, by columns, and by neither.
+            let by_column: Vec<_> = (0..rows * terms).map(|at| a[at % rows * terms + at / rows]).collect();
+            let apart: Vec<_> = a.iter().flat_map(|&a| [a, f32::NAN]).collect();
+            for a in [
+                Mat::row_major(&a, rows, terms),
+                Mat::new(&by_column, [rows, terms], [1, rows]),
+                Mat::new(&apart, [rows, terms], [2 * terms, 2]),
+            ] {
+                let [mut packed, mut spare] = [Buffer::new(), Buffer::new()];
+                let strips = kernel.pack_right(Mat::row_major(&b, terms, cols), &mut packed);
+                let [mut all, mut wanted] = [(); 2].map(|()| values(3, rows * stride));
+                for (c, skip) in [(&mut all, Skip::Nothing), (&mut wanted, skip)] {
+                    let c = &mut MatMut::strided(c, [rows, cols], stride);
+                    kernel.multiply(c, Update::ACCUMULATE, a, strips, skip, &mut spare);
+                }
+                let ignored =
+                    |at: usize| matches!(skip, Skip::ResultAbove(_)) && above(at / stride, at % stride);
+                for (at, (one, other)) in all.iter().zip(&wanted).enumerate() {
+                    assert!(
+                        one.to_bits() == other.to_bits() || ignored(at),
+                        "{diagonal}, {at}: {one} is not {other}"
+                    );
+                }
+            }
+        }
     }
 }
