@@ -80,13 +80,38 @@ pub(crate) fn fill<const N: usize, R: Send>(
     block_len: usize,
     task: impl Fn(usize, [&mut [f32]; N]) -> R + Sync,
 ) -> ([Vec<f32>; N], Vec<R>) {
+    fill_with(len, block_len, std::iter::repeat(()), |i, (), blocks| task(i, blocks))
+}
+
+/// [`fill`] for as many floats as `beside` has, of which tasks may overwrite their block too.
+pub(crate) fn fill_beside<const N: usize>(
+    beside: &mut [f32],
+    block_len: usize,
+    task: impl Fn(usize, &mut [f32], [&mut [f32]; N]) + Sync,
+) -> [Vec<f32>; N] {
+    fill_with(beside.len(), block_len, beside.chunks_mut(block_len), task).0
+}
+
+/// A block of each buffer, before anything has been written.
+type Uninit<'a, const N: usize> = [&'a mut [MaybeUninit<f32>]; N];
+
+/// [`fill`] with something more for every block.
+fn fill_with<const N: usize, T: Send, R: Send>(
+    len: usize,
+    block_len: usize,
+    mut more: impl Iterator<Item = T>,
+    task: impl Fn(usize, T, [&mut [f32]; N]) -> R + Sync,
+) -> ([Vec<f32>; N], Vec<R>) {
     let mut buffers: [Vec<f32>; N] = std::array::from_fn(|_| Vec::with_capacity(len));
     let mut chunks =
         buffers.each_mut().map(|buffer| buffer.spare_capacity_mut()[..len].chunks_mut(block_len));
-    let blocks: Vec<[&mut [MaybeUninit<f32>]; N]> = (0..len.div_ceil(block_len))
-        .map(|_| chunks.each_mut().map(|chunks| chunks.next().expect("div_ceil counts the chunks")))
+    let blocks: Vec<(T, Uninit<'_, N>)> = (0..len.div_ceil(block_len))
+        .map(|_| {
+            let blocks = chunks.each_mut().map(|chunks| chunks.next().expect("div_ceil counts the chunks"));
+            (more.next().expect("something more for every block"), blocks)
+        })
         .collect();
-    let run = |(i, blocks): (usize, [&mut [MaybeUninit<f32>]; N])| task(i, blocks.map(zeroed));
+    let run = |(i, (more, blocks)): (usize, (T, Uninit<'_, N>))| task(i, more, blocks.map(zeroed));
     let results = if blocks.len() == 1 {
         blocks.into_iter().enumerate().map(run).collect() // not worth waking another thread
     } else {

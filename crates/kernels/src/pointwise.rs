@@ -5,7 +5,7 @@
 //! all of it at once. What the functions are is the caller's business: see [`Pointwise`].
 
 use crate::Kernels;
-use crate::buffers::{elements, fill, fill_one, with_elements};
+use crate::buffers::{elements, fill, fill_beside, fill_one, with_elements};
 use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use std::{fmt::Debug, sync::Arc};
@@ -147,13 +147,15 @@ pub(crate) fn value(f: &dyn Pointwise, x: &[f32]) -> Vec<f32> {
     fill_one(x.len(), BLOCK, |task, y| f.value(block(x, task), y))
 }
 
-/// f(x) and dy f'(x).
-pub(crate) fn value_and_gradient(f: &dyn Pointwise, x: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
-    let (results, _) = fill(x.len(), BLOCK, |task, [y, dx]| {
-        f.value_and_derivative(block(x, task), y, dx);
-        multiply(dx, block(dy, task));
+/// f(x) and dy f'(x), which takes the place of dy.
+pub(crate) fn value_and_gradient(f: &dyn Pointwise, x: &[f32], mut dy: Vec<f32>) -> [Vec<f32>; 2] {
+    let [y] = fill_beside(&mut dy, BLOCK, |task, dy, [y]| {
+        let mut slope = [0.0; BLOCK];
+        let slope = &mut slope[..dy.len()];
+        f.value_and_derivative(block(x, task), y, slope);
+        multiply(dy, slope);
     });
-    results
+    [y, dy]
 }
 
 /// gate_fn(gate) * up_fn(up).
@@ -167,20 +169,21 @@ pub(crate) fn product([gate, up]: [&[f32]; 2], [gate_fn, up_fn]: [&dyn Pointwise
     })
 }
 
-/// The product, and the gradients of gate and up.
+/// The product, and the gradients of gate and up, of which the latter takes the place of dy.
 pub(crate) fn product_and_gradients(
     [gate, up]: [&[f32]; 2],
     functions: [&dyn Pointwise; 2],
-    dy: &[f32],
+    mut dy: Vec<f32>,
 ) -> [Vec<f32>; 3] {
-    let (results, _) = fill(gate.len(), BLOCK, |task, [y, of_gate, of_up]| {
-        let mut up_value = [0.0; BLOCK];
-        let up_value = &mut up_value[..y.len()];
-        let inputs = [gate, up, dy].map(|x| block(x, task));
+    let [product, of_gate] = fill_beside(&mut dy, BLOCK, |task, of_up, [y, of_gate]| {
+        let mut scratch = [[0.0; BLOCK]; 2];
+        let [up_value, dy] = scratch.each_mut().map(|scratch| &mut scratch[..y.len()]);
+        dy.copy_from_slice(of_up);
+        let inputs = [block(gate, task), block(up, task), dy];
         gated_block(inputs, functions, [&mut *y, &mut *up_value], [of_gate, of_up]);
         multiply(y, up_value);
     });
-    results
+    [product, of_gate, dy]
 }
 
 /// Values of both functions, and gradients of both arguments of their product, in one block.

@@ -3,12 +3,11 @@
 //! Where all of a sum has one scale, the product is one of plain matrices, which AMX computes if it can
 //! (`bf16_matmul`). Sums of blocks with scales of their own are f32 products.
 
-use crate::bf16_matmul;
+use crate::bf16_matmul::{self, Finish};
 use crate::buffers::fill_one;
 use crate::matmul::{Mat, MatMut, matmul_into};
 use candle_core::{Device, Result, Tensor};
 use numerics::{Contraction, Operand, OuterScale};
-use rayon::prelude::*;
 
 /// One factor of a product, as lines (the index that remains) by steps (the index summed over).
 #[derive(Clone, Copy)]
@@ -82,23 +81,29 @@ impl<'a> Factor<'a> {
 /// Lines of the first factor that a task multiplies: enough to keep the GEMM busy, few enough to share out.
 const LINES_PER_TASK: usize = 64;
 
-/// a bᵀ over the steps that both have: \[lines of a, lines of b\], row-major, on all threads of the current pool.
+/// a bᵀ over the steps that both have: \[lines of a, lines of b\], row-major, on all threads of the current pool. `finish`
+/// changes values of it, each on its own, while they are in a cache.
 ///
 /// # Errors
 /// When the blocks of the two factors have different sizes.
-pub(crate) fn scaled_matmul(a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
-    scaled_matmul_by(bf16_matmul::matmul_with, a, b)
-}
-
-/// [`scaled_matmul`], with `product` to multiply plain matrices and their result by a factor.
-fn scaled_matmul_by(
-    product: impl Fn(f32, Mat<'_>, Mat<'_>) -> Vec<f32>,
+pub(crate) fn scaled_matmul(
     a: Factor<'_>,
     b: Factor<'_>,
+    finish: impl Fn(&mut [f32]) + Sync,
+) -> Result<Vec<f32>> {
+    scaled_matmul_by(bf16_matmul::matmul_with, a, b, finish)
+}
+
+/// [`scaled_matmul`], with `product` to multiply plain matrices, their result by a factor, and finish it.
+fn scaled_matmul_by(
+    product: impl Fn(f32, Mat<'_>, Mat<'_>, Finish<'_>) -> Vec<f32>,
+    a: Factor<'_>,
+    b: Factor<'_>,
+    finish: impl Fn(&mut [f32]) + Sync,
 ) -> Result<Vec<f32>> {
     let (left, right) = (a.mat(), b.mat().t());
     let block = match (a.block(), b.block()) {
-        (None, None) => return Ok(unblocked(product, a, b)),
+        (None, None) => return Ok(unblocked(product, a, b, finish)),
         (Some(size), None) | (None, Some(size)) => size,
         (Some(size), Some(other)) if size == other => size,
         (Some(size), Some(other)) => candle_core::bail!("blocks of {size} and of {other} in one product"),
@@ -121,32 +126,38 @@ fn scaled_matmul_by(
                 }
             }
         }
+        finish(c);
     });
     c.shrink_to_fit();
     Ok(c)
 }
 
 /// The product when every line has one scale.
-fn unblocked(product: impl Fn(f32, Mat<'_>, Mat<'_>) -> Vec<f32>, a: Factor<'_>, b: Factor<'_>) -> Vec<f32> {
+fn unblocked(
+    product: impl Fn(f32, Mat<'_>, Mat<'_>, Finish<'_>) -> Vec<f32>,
+    a: Factor<'_>,
+    b: Factor<'_>,
+    finish: impl Fn(&mut [f32]) + Sync,
+) -> Vec<f32> {
     let (left, right) = (a.mat(), b.mat().t());
     if let (OuterScale::Uniform(of_a), OuterScale::Uniform(of_b)) = (&a.operand.outer, &b.operand.outer) {
-        return product(of_a * of_b, left, right);
+        return product(of_a * of_b, left, right, &|_, rows| finish(rows));
     }
-    let mut c = product(1.0, left, right);
     let of_b: Vec<f32> = (0..right.cols).map(|j| b.scale(j, 0)).collect();
-    let rows = c.par_chunks_mut(right.cols.max(1)).with_min_len(LINES_PER_TASK);
-    rows.enumerate().for_each(|(line, row)| {
-        let of_a = a.scale(line, 0);
-        row.iter_mut().zip(&of_b).for_each(|(c, of_b)| *c *= of_a * of_b);
-    });
-    c
+    product(1.0, left, right, &|first, rows| {
+        for (line, row) in rows.chunks_exact_mut(right.cols).enumerate() {
+            let of_a = a.scale(first + line, 0);
+            row.iter_mut().zip(&of_b).for_each(|(c, of_b)| *c *= of_a * of_b);
+        }
+        finish(rows);
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bf16_matmul::tests::on_tiles;
-    use crate::matmul::matmul_with;
+    use crate::bf16_matmul::f32_matmul_with;
+    use crate::bf16_matmul::tests::finished_on_tiles;
     use crate::testing::*;
     use numerics::{NumericFormat, Overflow, QuantSpec, Scaling};
     use proptest::prelude::*;
@@ -207,19 +218,19 @@ mod tests {
                 Factor::new(operand, rows, cols, contraction)
             };
             let (a, b) = (factor(&a, m, a_contraction), factor(&b, n, b_contraction));
-            let on_tiles = |scale, left: Mat<'_>, right: Mat<'_>| {
-                let product = on_tiles(scale, left, right);
+            let on_tiles = |scale, left: Mat<'_>, right: Mat<'_>, finish: Finish<'_>| {
+                let product = finished_on_tiles(scale, left, right, finish);
                 assert_eq!(product.is_some(), OPERANDS[a_index].2 && OPERANDS[b_index].2);
-                product.unwrap_or_else(|| matmul_with(scale, left, right))
+                product.unwrap_or_else(|| f32_matmul_with(scale, left, right, finish))
             };
-            let tiles = scaled_matmul_by(on_tiles, a, b).unwrap();
-            let gemm = scaled_matmul_by(matmul_with, a, b).unwrap();
+            let tiles = scaled_matmul_by(on_tiles, a, b, |rows| rows.iter_mut().for_each(|x| *x *= 2.0)).unwrap();
+            let gemm = scaled_matmul_by(f32_matmul_with, a, b, |_| {}).unwrap();
             prop_assert_eq!(tiles.len(), m * n);
             let [a, b] = [a, b].map(|factor| factor.decoded().and_then(|x| x.abs()?.to_vec2::<f64>()).unwrap());
             for (i, (tiles, gemm)) in tiles.iter().zip(&gemm).enumerate() {
                 let size: f64 = a[i / n].iter().zip(&b[i % n]).map(|(a, b)| a * b).sum();
                 let most = 2.0 * (steps as f64).sqrt() * 2f64.powi(-23) * size + f64::from(f32::MIN_POSITIVE);
-                let error = (f64::from(*tiles) - f64::from(*gemm)).abs();
+                let error = (f64::from(*tiles) / 2.0 - f64::from(*gemm)).abs();
                 prop_assert!(error <= most, "{tiles} and {gemm}, {error:e} > {most:e}");
             }
         }

@@ -106,6 +106,32 @@ pub(crate) fn exp_minus_in_place(x: &mut [f32], shift: f32) -> f32 {
     combine(lanes, |a, b| a + b)
 }
 
+/// The side of squares that are turned round in registers.
+pub(crate) const SIDE: usize = 4;
+
+/// The transpose. (Of the plain loop the compiler makes one move a float.)
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn turned(square: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+    use std::arch::x86_64::*;
+    // SAFETY: every x86-64 CPU has SSE, and loads and stores are of four floats each.
+    unsafe {
+        let [mut a, mut b, mut c, mut d] = square.map(|row| _mm_loadu_ps(row.as_ptr()));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        [a, b, c, d].map(|row| {
+            let mut column = [0.0; SIDE];
+            _mm_storeu_ps(column.as_mut_ptr(), row);
+            column
+        })
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) fn turned(square: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+    std::array::from_fn(|i| std::array::from_fn(|j| square[j][i]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,7 +28,7 @@ mod trap;
 use crate::buffers::fill_one;
 use crate::matmul::{self, Mat};
 use numerics::multiversion;
-use pack::{LINES, STEPS, Side, Tile, pack};
+use pack::{LINES, STEPS, Side, Tile, pack_strips};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unit::{Sums, TileUnit, Tiles};
@@ -43,36 +43,53 @@ const BLOCKS_PER_TASK: usize = 4;
 /// the left operand and 128 KiB of the right one at hand. CPUs with AMX have at least 2 MiB of L2 cache a core.
 const STEPS_AT_ONCE: usize = 64;
 
-/// `factor` a b, row-major, on all threads of the current rayon pool; by AMX where the CPU has it and bf16 holds a and b.
-pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+/// What is done to whole rows of a product while they are in a cache: given the first one's number, and the rows.
+pub(crate) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
+/// `factor` a b, row-major and finished, on all threads of the current rayon pool; by AMX where the CPU has it and bf16 holds
+/// a and b.
+pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(c) = amx::Amx::new().and_then(|unit| product(unit, factor, a, b)) {
+    if let Some(c) = amx::Amx::new().and_then(|unit| product(unit, factor, a, b, finish)) {
         return c;
     }
-    matmul::matmul_with(factor, a, b)
+    f32_matmul_with(factor, a, b, finish)
 }
 
-/// `factor` a b by `unit`, if bf16 holds a and b.
-fn product(unit: impl TileUnit, factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
+/// The same by products of f32.
+pub(crate) fn f32_matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Vec<f32> {
+    let mut c = matmul::matmul_with(factor, a, b);
+    let rows = BLOCKS_PER_TASK * BLOCK;
+    let parts = c.par_chunks_mut(rows * b.cols.max(1)).enumerate();
+    parts.for_each(|(part, c)| finish(part * rows, c));
+    c
+}
+
+/// `factor` a b by `unit`, finished, if bf16 holds a and b.
+fn product(unit: impl TileUnit, factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Option<Vec<f32>> {
     assert_eq!(a.cols, b.rows);
     let (rows, steps, cols) = (a.rows, a.cols.div_ceil(STEPS), b.cols);
     if rows == 0 || steps == 0 || cols == 0 {
         return Some(vec![0.0; rows * cols]);
     }
     let mut strips = vec![Tile::ZERO; cols.div_ceil(BLOCK) * 2 * steps];
-    let exact = strips.par_chunks_exact_mut(steps).enumerate().all(|(strip, tiles)| {
-        pack(tiles, Side::Right, b.t().window([strip * LINES, 0], [LINES, a.cols])) // zeros beyond the last column
+    // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
+    let exact = strips.par_chunks_exact_mut(2 * steps).enumerate().all(|(panel, tiles)| {
+        pack_strips(tiles, Side::Right, b.t().window([panel * BLOCK, 0], [BLOCK, a.cols]))
     });
     if !exact {
         return None;
     }
-    // Few rows are shared out more finely.
-    let blocks = (rows.div_ceil(BLOCK) / (8 * BLOCKS_PER_TASK)).clamp(1, BLOCKS_PER_TASK);
+    // Every task reads all of b, so there are not more of them than it takes to share them out.
+    let blocks = (rows.div_ceil(BLOCK) / (2 * rayon::current_num_threads())).clamp(1, BLOCKS_PER_TASK);
     let exact = AtomicBool::new(true);
     let c = fill_one(rows * cols, blocks * BLOCK * cols, |task, c| {
         let part = a.window([task * blocks * BLOCK, 0], [c.len() / cols, a.cols]);
-        if exact.load(Ordering::Relaxed) && !multiply_rows(unit, factor, part, &strips, steps, c) {
-            exact.store(false, Ordering::Relaxed);
+        if exact.load(Ordering::Relaxed) {
+            match multiply_rows(unit, factor, part, &strips, steps, c) {
+                true => finish(task * blocks * BLOCK, c),
+                false => exact.store(false, Ordering::Relaxed),
+            }
         }
     });
     exact.into_inner().then_some(c)
@@ -95,11 +112,8 @@ fn multiply_rows(
     for start in (0..steps).step_by(STEPS_AT_ONCE) {
         let count = STEPS_AT_ONCE.min(steps - start);
         let left = &mut left[..left_strips * count];
-        for (strip, tiles) in left.chunks_exact_mut(count).enumerate() {
-            let lines = a.window([strip * LINES, start * STEPS], [LINES, count * STEPS]);
-            if !pack(tiles, Side::Left, lines) {
-                return false;
-            }
+        if !pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS])) {
+            return false;
         }
         let part = Part { first: start == 0, factor: (start + count == steps).then_some(factor) };
         for (panel, b) in strips.chunks_exact(2 * steps).enumerate() {

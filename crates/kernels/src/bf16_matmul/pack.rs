@@ -1,6 +1,7 @@
 //! From strided views of f32 to tiles of bf16, and whether bf16 holds all that was packed.
 
 use crate::matmul::Mat;
+use crate::simd::{SIDE, turned};
 use numerics::multiversion;
 
 /// Lines of a view (rows of a, columns of b) that a tile takes.
@@ -33,6 +34,25 @@ pub(crate) enum Side {
     Right,
 }
 
+/// Packs strips of 16 lines of a view, each into as many tiles as the view's steps take. Returns whether every value is a
+/// bf16 number; if not, the tiles are of no use.
+pub(crate) fn pack_strips(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+    let steps = view.cols.div_ceil(STEPS);
+    if view.rows_are_contiguous() {
+        let strip = |(strip, tiles): (usize, &mut [Tile])| {
+            pack(tiles, side, view.window([strip * LINES, 0], [LINES, view.cols]))
+        };
+        return tiles.chunks_exact_mut(steps).enumerate().all(strip);
+    }
+    // Lines are neighbours: a step of several strips shares a cache line, and a page.
+    (0..steps).all(|step| {
+        tiles.iter_mut().skip(step).step_by(steps).enumerate().all(|(strip, tile)| {
+            let part = view.window([strip * LINES, step * STEPS], [LINES, STEPS]);
+            pack(std::slice::from_mut(tile), side, part)
+        })
+    })
+}
+
 multiversion! {
     /// Packs a view of up to 16 lines into as many tiles as its steps take. Returns whether every value is a bf16
     /// number; if not, the tiles are of no use.
@@ -40,7 +60,7 @@ multiversion! {
     /// The values are asked, not their format, since what counts as a value may hold a folded scale, or be a
     /// gradient rounded to some other type: whatever the recipe, f32 numbers whose lower halves are zero are bf16.
     /// fp16 and tf32 have too many bits, and so do most NaN with a payload.
-    pub(crate) fn pack(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+    fn pack(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
         let mut bits = 0;
         for (index, tile) in tiles.iter_mut().enumerate() {
             let part = view.window([0, index * STEPS], [LINES, STEPS]);
@@ -88,11 +108,17 @@ fn pairs_by_lines(part: Mat<'_>, seen: &mut u32) -> [[u32; LINES]; PAIRS] {
 
 #[inline(always)]
 fn transposed(pairs: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
-    let mut turned = [[0; 16]; 16];
-    for (i, row) in turned.iter_mut().enumerate() {
-        for (j, to) in row.iter_mut().enumerate() {
-            *to = pairs[j][i];
+    let mut result = [[0; 16]; 16];
+    for row in (0..16).step_by(SIDE) {
+        for col in (0..16).step_by(SIDE) {
+            // Bits that are moved, whatever number they would be.
+            let square = turned(std::array::from_fn(|i| {
+                std::array::from_fn(|j| f32::from_bits(pairs[row + i][col + j]))
+            }));
+            for (result, square) in result[col..].iter_mut().zip(square) {
+                result[row..][..SIDE].copy_from_slice(&square.map(f32::to_bits));
+            }
         }
     }
-    turned
+    result
 }

@@ -19,9 +19,16 @@ fn unit() -> impl TileUnit {
 }
 
 /// What [`matmul_with`] computes where the CPU has AMX, on any CPU.
-pub(crate) fn on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
-    product(unit(), factor, a, b)
+pub(crate) fn finished_on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Option<Vec<f32>> {
+    product(unit(), factor, a, b, finish)
 }
+
+fn on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
+    finished_on_tiles(factor, a, b, UNFINISHED)
+}
+
+/// Rows of a product as they are.
+const UNFINISHED: Finish<'_> = &|_, _| {};
 
 /// How a matrix lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +94,7 @@ fn bits_but_nan(values: &[f32]) -> Vec<Option<u32>> {
 /// The product against f64, against the plain unit, and in pools of 1, 2 and 3 threads.
 fn check(factor: f32, a: &Matrix, b: &Matrix) {
     let c = on_tiles(factor, a.mat(), b.mat()).expect("all numbers are bf16");
-    let plain = product(Plain, factor, a.mat(), b.mat()).unwrap();
+    let plain = product(Plain, factor, a.mat(), b.mat(), UNFINISHED).unwrap();
     assert!(bits_but_nan(&c) == bits_but_nan(&plain), "the units agree");
     let ([rows, steps], cols) = (a.shape, b.shape[1]);
     assert_eq!(c.len(), rows * cols);
@@ -135,7 +142,7 @@ proptest! {
         };
         let a = Matrix::new([m, k], Order::Rows, |row, col| value(row * k + col));
         let b = Matrix::new([k, n], Order::Columns, |row, col| value(1 + row * n + col));
-        let [c, plain] = [on_tiles(0.5, a.mat(), b.mat()), product(Plain, 0.5, a.mat(), b.mat())];
+        let [c, plain] = [on_tiles(0.5, a.mat(), b.mat()), product(Plain, 0.5, a.mat(), b.mat(), UNFINISHED)];
         prop_assert_eq!(bits_but_nan(&c.unwrap()), bits_but_nan(&plain.unwrap()));
     }
 }

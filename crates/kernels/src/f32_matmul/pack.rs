@@ -1,6 +1,7 @@
 //! Copies of parts of a and b in the order in which a kernel reads them.
 
 use crate::matmul::Mat;
+use crate::simd::{SIDE, turned};
 
 /// 16 floats at the start of a cache line.
 #[derive(Clone, Copy)]
@@ -73,9 +74,6 @@ fn one_by_one<const WIDTH: usize>(from: Mat<'_>, to: &mut [[f32; WIDTH]]) {
     }
 }
 
-/// The side of squares that are turned round in registers.
-const SIDE: usize = 4;
-
 /// Packs a strip whose columns are contiguous, if anything is.
 #[inline(always)]
 fn transpose<const WIDTH: usize>(from: Mat<'_>, to: &mut [[f32; WIDTH]]) {
@@ -92,27 +90,4 @@ fn transpose<const WIDTH: usize>(from: Mat<'_>, to: &mut [[f32; WIDTH]]) {
         }
     }
     one_by_one(from.window([whole, 0], [rest.len(), WIDTH]), rest);
-}
-
-/// The transpose. (Of the plain loop the compiler makes one move a float.)
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn turned(square: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
-    use std::arch::x86_64::*;
-    // SAFETY: every x86-64 CPU has SSE, and loads and stores are of four floats each.
-    unsafe {
-        let [mut a, mut b, mut c, mut d] = square.map(|row| _mm_loadu_ps(row.as_ptr()));
-        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-        [a, b, c, d].map(|row| {
-            let mut column = [0.0; SIDE];
-            _mm_storeu_ps(column.as_mut_ptr(), row);
-            column
-        })
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-fn turned(square: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
-    std::array::from_fn(|i| std::array::from_fn(|j| square[j][i]))
 }

@@ -52,7 +52,7 @@ pub(crate) enum Skip {
 
 impl Skip {
     /// The same for the product without its first rows.
-    fn from_row(self, row: usize) -> Self {
+    fn without_rows(self, row: usize) -> Self {
         let row = row.cast_signed();
         match self {
             Self::Nothing => self,
@@ -135,7 +135,7 @@ impl Kernel {
         );
         let (place, shape) = ([in_place, 0], [rest.rows, cols]);
         let (c, update) = (&mut c.window(place, shape), update.window(place, shape));
-        self.multiply_packed(c, update, rest, b, skip.from_row(in_place), spare);
+        self.multiply_packed(c, update, rest, b, skip.without_rows(in_place), spare);
     }
 
     /// The same by way of a copy of a.

@@ -144,7 +144,10 @@ impl HalfBlock for Shaped {
         round(&mut of_q, formats.compute);
         round(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
-        let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
+        let mut n = vec![];
+        if qkv.iter().zip(&kept.qkv_states).any(|(projection, state)| projection.reads_input(state)) {
+            n = norm_again(x, w.norm, &kept.rstd, formats.compute);
+        }
         let dys = [&of_q[..], &of_k, &of_v];
         let (of_n, of_qkv) =
             Projection::backward_each(&qkv.each_ref(), &kept.qkv_states.each_ref(), &n, &w.qkv, &dys)?;

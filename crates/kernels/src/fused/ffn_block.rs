@@ -103,9 +103,12 @@ impl HalfBlock for FfnBlock {
         let formats = &self.formats;
         let grad = rounded(grad, formats.residual);
         let of_hidden = self.back_to_hidden(&w, kept, &grad)?;
-        let n = norm_again(x, w.norm, &kept.rstd, formats.compute);
         let branches = self.branches();
         let states = &kept.states.each_ref()[2 - branches.len()..2];
+        let mut n = vec![];
+        if branches.iter().zip(states).any(|(branch, state)| branch.reads_input(state)) {
+            n = norm_again(x, w.norm, &kept.rstd, formats.compute);
+        }
         let dys: Vec<_> = of_hidden.gate.iter().chain([&of_hidden.up]).map(|dy| &dy[..]).collect();
         let (of_n, of_branches) = Projection::backward_each(&branches, states, &n, &w.branches(), &dys)?;
         let parts = [x, w.norm, &kept.rstd];
@@ -161,20 +164,20 @@ impl FfnBlock {
     }
 
     /// The hidden state again, rounded, and the gradients of gate and up.
-    fn hidden_and_gradients(&self, kept: &Kept, dy: &[f32]) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
+    fn hidden_and_gradients(&self, kept: &Kept, mut dy: Vec<f32>) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
         let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
         let inputs = if kept.gate.is_some() { 2 } else { 1 };
         span(Part::Activation, Work::floats((2 * inputs + 2) * dy.len()), || {
-            let dy = rounded(dy, formats.compute);
+            round(&mut dy, formats.compute);
             let (mut hidden, of_gate, of_up) = match (&kept.gate, gate_branch) {
                 (Some(gate), Some(branch)) => {
                     let functions = [&*branch.function, &*up_branch.function];
                     let [hidden, of_gate, of_up] =
-                        pointwise::product_and_gradients([gate, &kept.up], functions, &dy);
+                        pointwise::product_and_gradients([gate, &kept.up], functions, dy);
                     (hidden, Some(of_gate), of_up)
                 }
                 _ => {
-                    let [hidden, of_up] = pointwise::value_and_gradient(&*up_branch.function, &kept.up, &dy);
+                    let [hidden, of_up] = pointwise::value_and_gradient(&*up_branch.function, &kept.up, dy);
                     (hidden, None, of_up)
                 }
             };
@@ -190,11 +193,14 @@ impl FfnBlock {
         if sub_norm.is_none() && down.low.is_none() {
             // The gradient first, so that the hidden state is made again in the pass that goes on from it.
             let dy = down.input_gradient(w.down, grad)?;
-            let (hidden, gate, up) = self.hidden_and_gradients(kept, &dy);
+            let (hidden, gate, up) = self.hidden_and_gradients(kept, dy);
             let down = down.add_weight_gradient(None, &hidden, grad)?;
             return Ok(OfHidden { gate, up, sub_norm: None, down });
         }
-        let hidden = self.hidden(kept.gate.as_deref(), &kept.up);
+        let mut hidden = vec![];
+        if sub_norm.is_some() || down.reads_input(state) {
+            hidden = self.hidden(kept.gate.as_deref(), &kept.up);
+        }
         let (dy, down, sub_norm) = if sub_norm.is_some() {
             let normed = norm_again(&hidden, w.sub_norm, &kept.sub_rstd, formats.compute);
             let (dy, of_down) = down.backward(state, [&normed, w.down, grad])?;
@@ -205,7 +211,7 @@ impl FfnBlock {
             let (dy, of_down) = down.backward(state, [&hidden, w.down, grad])?;
             (dy, of_down, None)
         };
-        let (_, gate, up) = self.hidden_and_gradients(kept, &dy);
+        let (_, gate, up) = self.hidden_and_gradients(kept, dy);
         Ok(OfHidden { gate, up, sub_norm, down })
     }
 }

@@ -25,9 +25,10 @@ pub use head_loss::HeadLoss;
 pub use projection::Projection;
 
 use crate::profile::{Part, Work, span};
+use crate::quantized::round;
 use crate::rms_norm;
 use candle_core::Tensor;
-use numerics::{NumericFormat, Overflow, Rounding};
+use numerics::NumericFormat;
 use std::borrow::Cow;
 
 /// An RMSNorm: its weight \[d\] and what is added to the mean square.
@@ -83,13 +84,6 @@ pub struct Formats {
 impl Formats {
     /// f32 throughout.
     pub const FULL: Self = Self { compute: NumericFormat::Fp32, residual: NumericFormat::Fp32 };
-}
-
-/// Rounds to nearest even; [`NumericFormat::Fp32`] leaves x alone.
-fn round(x: &mut [f32], format: NumericFormat) {
-    if format != NumericFormat::Fp32 {
-        numerics::round_slice(x, format, Rounding::NEAREST_EVEN, Overflow::Propagate);
-    }
 }
 
 /// [`round`] into a copy, where anything changes.

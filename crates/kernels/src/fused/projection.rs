@@ -67,24 +67,34 @@ impl Projection {
         Ok((matmul_span(Part::MatmulForward, shape, || sum_of_products(Some(residual), pairs)), None))
     }
 
-    /// dx and dw.
+    /// dx and dw. x may be empty if it is not read.
     pub(super) fn backward(&self, state: &State, [x, w, dy]: [&[f32]; 3]) -> Result<(Vec<f32>, Vec<f32>)> {
         let (dx, mut dws) = Self::backward_each(&[self], &[state], x, &[w], &[dy])?;
         Ok((dx, dws.pop().ok_or_else(missing)?))
     }
 
-    /// The sum of dx, and every dw, of several projections of one x.
-    pub(super) fn backward_each(
+    /// Whether [`Projection::backward`] reads x: a product below f32 may have kept what it needs of it.
+    pub(super) fn reads_input(&self, state: &State) -> bool {
+        match (&self.low, state) {
+            (Some(how), Some(kept)) => Computation { kernels: Kernels::Portable, how }.reads_input(kept),
+            _ => true,
+        }
+    }
+
+    /// The sum of dx, and every dw, of several projections of one x, which may be empty where none of them reads it.
+    pub(super) fn backward_each<'d>(
         all: &[&Self],
         states: &[&State],
         x: &[f32],
         ws: &[&[f32]],
-        dys: &[&[f32]],
+        dys: &[&'d [f32]],
     ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
         let ws = Self::matrices(all, ws)?;
-        let x = Matrix { values: x, rows: x.len() / ws[0].cols, cols: ws[0].cols };
-        let dys: Vec<_> =
-            dys.iter().zip(&ws).map(|(dy, w)| Matrix { values: dy, rows: x.rows, cols: w.rows }).collect();
+        let of_dy =
+            |(dy, w): (&&'d [f32], &Matrix<'_>)| Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
+        let dys: Vec<_> = dys.iter().zip(&ws).map(of_dy).collect();
+        let n = dys.first().map_or(0, |dy| dy.rows);
+        let x = Matrix { values: x, rows: n, cols: ws[0].cols };
         if all.iter().all(|projection| projection.low.is_none()) {
             let pairs = dys.iter().zip(&ws).map(|(dy, w)| (mat(*dy), mat(*w))).collect();
             let shape = [x.rows, rows(&ws), x.cols];

@@ -204,12 +204,12 @@ impl Computation<'_> {
             weight: self.quantise_and_tell(Role::Weight, w)?,
             smoothing,
         };
-        let mut y = self.multiply(
+        let y = self.multiply(
             Part::MatmulForward,
             Factor::new(&kept.input, x.rows, x.cols, Contraction::Columns),
             Factor::new(&kept.weight, w.rows, w.cols, Contraction::Columns),
+            self.how.output,
         )?;
-        self.round(&mut y);
         Ok((y, kept))
     }
 
@@ -231,11 +231,12 @@ impl Computation<'_> {
                 Part::MatmulInput,
                 Factor::new(&along_outputs, n, d_out, Contraction::Columns),
                 Factor::new(&weight, d_out, d_in, Contraction::Rows),
+                if kept.smoothing.is_some() { NumericFormat::Fp32 } else { self.how.output },
             )?;
             if let Some(factors) = &kept.smoothing {
                 scale_columns(&mut dx, factors);
+                span(Part::Quantise, Work::floats(2 * dx.len()), || round(&mut dx, self.how.output));
             }
-            self.round(&mut dx);
             Some(dx)
         } else {
             None
@@ -247,6 +248,7 @@ impl Computation<'_> {
                 Part::MatmulWeight,
                 Factor::new(&grad, n, d_out, Contraction::Rows),
                 Factor::new(&input, n, d_in, Contraction::Rows),
+                NumericFormat::Fp32,
             )?;
             if let Some(factors) = &kept.smoothing {
                 scale_columns(&mut dw, &inverse(factors));
@@ -291,6 +293,16 @@ impl Computation<'_> {
         operand.map_err(candle_core::Error::wrap)
     }
 
+    /// Whether [`Computation::backward`] reads x, and not only what was kept of it.
+    pub(crate) fn reads_input(&self, kept: &Kept) -> bool {
+        !self.serves_backward(Role::Input, &kept.input) && self.how.grad.scaling != Scaling::None
+    }
+
+    /// Whether an operand quantised for the forward product is good for one that sums over its rows.
+    fn serves_backward(&self, role: Role, forward: &Operand) -> bool {
+        matches!(forward.outer, OuterScale::Uniform(_)) && !self.spec(role).scaling.follows_sum()
+    }
+
     /// The operand of a backward product that sums over the rows of `matrix`, made again where it has to be. `factors`
     /// multiply its columns first.
     fn for_backward<'a>(
@@ -300,7 +312,7 @@ impl Computation<'_> {
         matrix: Matrix<'_>,
         factors: Option<&[f32]>,
     ) -> Result<Cow<'a, Operand>> {
-        if matches!(forward.outer, OuterScale::Uniform(_)) && !self.spec(role).scaling.follows_sum() {
+        if self.serves_backward(role, forward) {
             return Ok(Cow::Borrowed(forward));
         }
         if self.how.grad.scaling == Scaling::None {
@@ -323,20 +335,24 @@ impl Computation<'_> {
         operand.map(Cow::Owned)
     }
 
-    fn multiply(&self, part: Part, a: Factor<'_>, b: Factor<'_>) -> Result<Vec<f32>> {
+    /// The product, rounded to `output`.
+    fn multiply(&self, part: Part, a: Factor<'_>, b: Factor<'_>, output: NumericFormat) -> Result<Vec<f32>> {
         matmul_span(part, Factor::product_shape(a, b), || match self.kernels {
             Kernels::Reference => {
                 let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
-                product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+                let mut product = product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+                round(&mut product, output);
+                Ok(product)
             }
-            Kernels::Portable => scaled_matmul(a, b),
+            Kernels::Portable => scaled_matmul(a, b, |rows| round(rows, output)),
         })
     }
+}
 
-    fn round(&self, values: &mut [f32]) {
-        span(Part::Quantise, Work::floats(2 * values.len()), || {
-            numerics::round_slice(values, self.how.output, Rounding::NEAREST_EVEN, Overflow::Propagate);
-        });
+/// Rounds to nearest even; [`NumericFormat::Fp32`] leaves x alone.
+pub(crate) fn round(x: &mut [f32], format: NumericFormat) {
+    if format != NumericFormat::Fp32 {
+        numerics::round_slice(x, format, Rounding::NEAREST_EVEN, Overflow::Propagate);
     }
 }
 
