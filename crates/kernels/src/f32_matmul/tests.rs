@@ -242,22 +242,20 @@ fn strips_from_a_row_on() {
 #[test]
 fn triangles() {
     let [rows, terms, cols] = [45, 70, 80];
-    let (mut a, b) = (values(1, rows * terms), values(2, terms * cols));
+    let (full, b) = (values(1, rows * terms), values(2, terms * cols));
     let stride = cols + GAP;
     for (kernel, diagonal) in Kernel::all().into_iter().flat_map(|kernel| [-9, 0, 7, 30].map(|d| (kernel, d)))
     {
         let above = |i: usize, k: usize| k.cast_signed() > i.cast_signed() + diagonal;
         let below = |i: usize, k: usize| i.cast_signed() > k.cast_signed() + diagonal;
-        let zero: [(Skip, &dyn Fn(usize, usize) -> bool); 3] = [
-            (Skip::ResultAbove(diagonal), &|_, _| false),
-            (Skip::LeftAbove(diagonal), &above),
-            (Skip::LeftBelow(diagonal), &below),
-        ];
-        for (skip, is_zero) in zero {
-            a.iter_mut()
-                .enumerate()
-                .filter(|(at, _)| is_zero(at / terms, at % terms))
-                .for_each(|(_, a)| *a = 0.0);
+        for skip in [Skip::ResultAbove(diagonal), Skip::LeftAbove(diagonal), Skip::LeftBelow(diagonal)] {
+            let is_zero = |i: usize, k: usize| match skip {
+                Skip::Nothing | Skip::ResultAbove(_) => false,
+                Skip::LeftAbove(_) => above(i, k),
+                Skip::LeftBelow(_) => below(i, k),
+            };
+            let with_zeros = |(at, a): (usize, &f32)| if is_zero(at / terms, at % terms) { 0.0 } else { *a };
+            let a: Vec<_> = full.iter().enumerate().map(with_zeros).collect();
             // By rows, by columns, and by neither.
             let by_column: Vec<_> = (0..rows * terms).map(|at| a[at % rows * terms + at / rows]).collect();
             let apart: Vec<_> = a.iter().flat_map(|&a| [a, f32::NAN]).collect();
