@@ -18,6 +18,13 @@ pub fn round(kernels: Kernels, x: &Tensor, format: NumericFormat) -> Result<Tens
     x.contiguous()?.apply_op1(Round { kernels, format })
 }
 
+/// Rounds to nearest even; [`NumericFormat::Fp32`] leaves x alone.
+pub(crate) fn round_in_place(x: &mut [f32], format: NumericFormat) {
+    if format != NumericFormat::Fp32 {
+        numerics::round_slice(x, format, Rounding::NEAREST_EVEN, Overflow::Propagate);
+    }
+}
+
 struct Round {
     kernels: Kernels,
     format: NumericFormat,

@@ -315,5 +315,5 @@ fn packed_floats(sums: &[Sum<'_>]) -> usize {
 
 /// The length of equal parts of `len` that are at most `most` long, but for rounding up to multiples of `unit`.
 fn even_part(len: usize, most: usize, unit: usize) -> usize {
-    len.div_ceil(len.div_ceil(most)).next_multiple_of(unit)
+    len.div_ceil(len.div_ceil(most.max(1))).next_multiple_of(unit)
 }

@@ -2,7 +2,7 @@
 
 use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
-use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::attention;
 use crate::buffers::with_elements;
 use crate::heads::{HeadShape, Heads};
@@ -98,13 +98,13 @@ impl HalfBlock for Shaped {
         let [(mut queries, q_state), (mut keys, k_state), (values, v_state)] =
             std::array::from_fn(|_| all.next().unwrap_or_default());
         self.rotate([&mut queries, &mut keys], 1.0)?;
-        round(&mut queries, formats.compute);
-        round(&mut keys, formats.compute);
+        round_in_place(&mut queries, formats.compute);
+        round_in_place(&mut keys, formats.compute);
         let qkv = [queries, keys, values];
         let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
             attention::forward(self.heads(&qkv), self.shape, *scale as f32)
         });
-        round(&mut out, formats.compute);
+        round_in_place(&mut out, formats.compute);
         let (mut y, sub_rstd, o_state);
         if let Some(norm) = sub_norm {
             let (normed, rstd) = norm.forward(&out, w.sub_norm, formats.compute);
@@ -114,7 +114,7 @@ impl HalfBlock for Shaped {
             sub_rstd = vec![];
             (y, o_state) = o.forward_onto(x, &out, w.o)?;
         }
-        round(&mut y, formats.residual);
+        round_in_place(&mut y, formats.residual);
         let qkv_states = [q_state, k_state, v_state];
         Ok((y, Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state }))
     }
@@ -135,14 +135,14 @@ impl HalfBlock for Shaped {
             (of_out, of_o) = o.backward(&kept.o_state, [&kept.out, w.o, &grad])?;
             of_sub_norm = None;
         }
-        round(&mut of_out, formats.compute);
+        round_in_place(&mut of_out, formats.compute);
         let [mut of_q, mut of_k, of_v] = span(Part::Attention, self.attention_work(4.0, 8), || {
             let [q, k, v] = self.heads(&kept.qkv);
             let [out, of_out] = [&kept.out, &of_out].map(|x| Heads::contiguous(x, self.shape));
             attention::backward([q, k, v, out], &kept.log_sum_exp, of_out, self.shape, *scale as f32)
         });
-        round(&mut of_q, formats.compute);
-        round(&mut of_k, formats.compute);
+        round_in_place(&mut of_q, formats.compute);
+        round_in_place(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
         let mut n = vec![];
         if qkv.iter().zip(&kept.qkv_states).any(|(projection, state)| projection.reads_input(state)) {

@@ -2,7 +2,7 @@
 
 use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
-use super::{Formats, Norm, Saving, norm_again, norm_backward, round, rounded};
+use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::Pointwise;
 use crate::pointwise;
 use crate::profile::{Part, Work, span};
@@ -94,7 +94,7 @@ impl HalfBlock for FfnBlock {
             (hidden, sub_rstd) = norm.forward(&hidden, w.sub_norm, formats.compute);
         }
         let (mut y, down_state) = down.forward_onto(x, &hidden, w.down)?;
-        round(&mut y, formats.residual);
+        round_in_place(&mut y, formats.residual);
         Ok((y, Kept { rstd, gate, up, sub_rstd, states: [gate_state, up_state, down_state] }))
     }
 
@@ -158,7 +158,7 @@ impl FfnBlock {
                 }
                 _ => pointwise::value(&*up_branch.function, up),
             };
-            round(&mut hidden, formats.compute);
+            round_in_place(&mut hidden, formats.compute);
             hidden
         })
     }
@@ -168,7 +168,7 @@ impl FfnBlock {
         let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
         let inputs = if kept.gate.is_some() { 2 } else { 1 };
         span(Part::Activation, Work::floats((2 * inputs + 2) * dy.len()), || {
-            round(&mut dy, formats.compute);
+            round_in_place(&mut dy, formats.compute);
             let (mut hidden, of_gate, of_up) = match (&kept.gate, gate_branch) {
                 (Some(gate), Some(branch)) => {
                     let functions = [&*branch.function, &*up_branch.function];
@@ -181,7 +181,7 @@ impl FfnBlock {
                     (hidden, None, of_up)
                 }
             };
-            round(&mut hidden, formats.compute);
+            round_in_place(&mut hidden, formats.compute);
             (hidden, of_gate, of_up)
         })
     }

@@ -78,13 +78,13 @@ impl Op {
         let chunk = (LOGITS / v).max(FEWEST);
         for (normed, targets) in normed.chunks(chunk * d).zip(targets.chunks(chunk)) {
             let (mut logits, _) = head_op.forward(normed, head)?;
-            super::round(&mut logits, formats.compute);
+            super::round_in_place(&mut logits, formats.compute);
             let work = Work::floats(2 * logits.len());
             let factor = self.keep.then(|| 1.0 / n as f32);
             let losses = span(Part::Loss, work, || losses_and_gradient(&mut logits, targets, factor));
             sum += losses.into_iter().map(f64::from).sum::<f64>();
             if self.keep {
-                super::round(&mut logits, formats.compute);
+                super::round_in_place(&mut logits, formats.compute);
                 of_normed.extend_from_slice(&head_op.input_gradient(head, &logits)?);
                 of_head = Some(head_op.add_weight_gradient(of_head, normed, &logits)?);
             }

@@ -25,8 +25,8 @@ pub use head_loss::HeadLoss;
 pub use projection::Projection;
 
 use crate::profile::{Part, Work, span};
-use crate::quantized::round;
 use crate::rms_norm;
+use crate::round::round_in_place;
 use candle_core::Tensor;
 use numerics::NumericFormat;
 use std::borrow::Cow;
@@ -44,7 +44,7 @@ impl Norm {
     fn forward(&self, x: &[f32], w: &[f32], format: NumericFormat) -> (Vec<f32>, Vec<f32>) {
         span(Part::Norm, Work::floats(2 * x.len()), || {
             let (mut y, rstd) = rms_norm::forward(x, w, self.eps as f32);
-            round(&mut y, format);
+            round_in_place(&mut y, format);
             (y, rstd)
         })
     }
@@ -54,7 +54,7 @@ impl Norm {
 fn norm_again(x: &[f32], w: &[f32], rstd: &[f32], format: NumericFormat) -> Vec<f32> {
     span(Part::Norm, Work::floats(2 * x.len()), || {
         let mut y = rms_norm::again(x, w, rstd);
-        round(&mut y, format);
+        round_in_place(&mut y, format);
         y
     })
 }
@@ -67,7 +67,7 @@ fn norm_backward(
     format: NumericFormat,
 ) -> (Vec<f32>, Vec<f32>) {
     span(Part::Norm, Work::floats(4 * x.len()), || {
-        round(&mut dy, format);
+        round_in_place(&mut dy, format);
         rms_norm::backward(x, w, rstd, &dy, residual)
     })
 }
@@ -86,13 +86,13 @@ impl Formats {
     pub const FULL: Self = Self { compute: NumericFormat::Fp32, residual: NumericFormat::Fp32 };
 }
 
-/// [`round`] into a copy, where anything changes.
+/// [`round_in_place`] in a copy, where anything changes.
 fn rounded(x: &[f32], format: NumericFormat) -> Cow<'_, [f32]> {
     if format == NumericFormat::Fp32 {
         return Cow::Borrowed(x);
     }
     let mut x = x.to_vec();
-    round(&mut x, format);
+    round_in_place(&mut x, format);
     Cow::Owned(x)
 }
 

@@ -16,6 +16,7 @@
 use crate::Kernels;
 use crate::buffers::{elements, with_elements};
 use crate::profile::{Part, Work, matmul_span, span};
+use crate::round::round_in_place;
 use crate::scaled_matmul::{Factor, scaled_matmul};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use numerics::{Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, Scaling};
@@ -235,7 +236,7 @@ impl Computation<'_> {
             )?;
             if let Some(factors) = &kept.smoothing {
                 scale_columns(&mut dx, factors);
-                span(Part::Quantise, Work::floats(2 * dx.len()), || round(&mut dx, self.how.output));
+                span(Part::Quantise, Work::floats(2 * dx.len()), || round_in_place(&mut dx, self.how.output));
             }
             Some(dx)
         } else {
@@ -341,18 +342,11 @@ impl Computation<'_> {
             Kernels::Reference => {
                 let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
                 let mut product = product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-                round(&mut product, output);
+                round_in_place(&mut product, output);
                 Ok(product)
             }
-            Kernels::Portable => scaled_matmul(a, b, |rows| round(rows, output)),
+            Kernels::Portable => scaled_matmul(a, b, |rows| round_in_place(rows, output)),
         })
-    }
-}
-
-/// Rounds to nearest even; [`NumericFormat::Fp32`] leaves x alone.
-pub(crate) fn round(x: &mut [f32], format: NumericFormat) {
-    if format != NumericFormat::Fp32 {
-        numerics::round_slice(x, format, Rounding::NEAREST_EVEN, Overflow::Propagate);
     }
 }
 
