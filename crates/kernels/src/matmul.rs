@@ -275,14 +275,6 @@ pub(crate) struct Sum<'a> {
     pub(crate) products: Vec<(Mat<'a>, Mat<'a>)>,
 }
 
-impl Sum<'_> {
-    /// Whether the products of both have the same right operands.
-    pub(crate) fn b_of_all(&self, other: &Self) -> bool {
-        self.products.len() == other.products.len()
-            && self.products.iter().zip(&other.products).all(|((_, one), (_, other))| one.is(*other))
-    }
-}
-
 /// dst ← a b, on the calling thread.
 pub(crate) fn matmul_into(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
     compute(&mut [Sum { c: dst, update: Update::OVERWRITE, products: vec![(a, b)] }], Parallelism::None);

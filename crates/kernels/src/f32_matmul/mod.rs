@@ -302,8 +302,8 @@ struct Packed<'a> {
 /// Whether these are products of long sums and the same right operand: gradients of weights, sums over tokens.
 fn is_long(sums: &[Sum<'_>]) -> bool {
     let rows: usize = sums.iter().map(|sum| sum.c.shape()[0]).sum();
-    sums.iter().all(|sum| match sum.products[..] {
-        [(a, _)] => a.cols > 4 * rows && !a.rows_are_contiguous() && sum.b_of_all(&sums[0]),
+    sums.iter().all(|sum| match (&sum.products[..], &sums[0].products[..]) {
+        ([(a, b)], [(_, first)]) => a.cols > 4 * rows && !a.rows_are_contiguous() && b.is(*first),
         _ => false,
     })
 }

@@ -192,16 +192,25 @@ impl Kernel {
                 };
                 let a = a.wrapping_add(start * a_step);
                 let (place, shape) = ([row, col], [self.rows, self.cols]);
-                let (mut tile, Update { factor, before }) =
-                    (c.window(place, shape), update.window(place, shape));
+                let (mut tile, update) = (c.window(place, shape), update.window(place, shape));
                 let (c, c_stride) = (tile.as_mut_ptr(), tile.row_stride());
-                let (before, before_stride) = match before {
+                let (before, before_stride) = match update.before {
                     Before::Nothing => (ptr::null(), 0),
                     Before::There => (c.cast_const(), c_stride),
                     Before::Other(mat) => (mat.row_ptr(0), mat.row_stride()),
                 };
                 let b = strip[start * self.cols..].as_ptr();
-                let operands = Operands { terms, a, a_stride, b, c, c_stride, factor, before, before_stride };
+                let operands = Operands {
+                    terms,
+                    a,
+                    a_stride,
+                    b,
+                    c,
+                    c_stride,
+                    factor: update.factor,
+                    before,
+                    before_stride,
+                };
                 if row + self.rows <= c_rows && col + self.cols <= c_cols {
                     // SAFETY: the CPU has the instructions, or there would be no such `Kernel`. All terms of a tile are
                     // there: of a in place by the assertion above and packed by the slice, of b by its slice. The tiles of
@@ -212,7 +221,7 @@ impl Kernel {
                     let (c, c_stride) = (sums.as_mut_ptr(), self.cols);
                     // SAFETY: as above; `sums` holds a tile of any kernel, and nothing before it is read.
                     unsafe { multiply(&Operands { c, c_stride, before: ptr::null(), ..operands }) };
-                    take_part(&mut tile, update.window(place, shape).before, sums.chunks_exact(self.cols));
+                    take_part(&mut tile, update.before, sums.chunks_exact(self.cols));
                 }
             }
         }

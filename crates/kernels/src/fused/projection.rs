@@ -42,10 +42,7 @@ impl Projection {
             return Ok(ys.into_iter().map(|y| (y, None)).collect());
         }
         let one = |(projection, w): (&&Self, &Matrix<'_>)| match &projection.low {
-            None => Ok((
-                matmul_span(Part::MatmulForward, [x.rows, x.cols, w.rows], || matmul(mat(x), mat(*w).t())),
-                None,
-            )),
+            None => projection.forward(x.values, w.values),
             Some(how) => {
                 let (y, kept) = Computation { kernels: Kernels::Portable, how }.forward(x, *w)?;
                 Ok((y, Some(kept)))
@@ -111,10 +108,10 @@ impl Projection {
                     let computation = Computation { kernels: Kernels::Portable, how };
                     computation.backward(kept, x, w, dy, [true, true])?
                 }
-                _ => [
-                    Some(projection.input_gradient(w.values, dy.values)?),
-                    Some(projection.add_weight_gradient(None, x.values, dy.values)?),
-                ],
+                _ => {
+                    let (of_x, of_w) = projection.backward(states[index], [x.values, w.values, dy.values])?;
+                    [Some(of_x), Some(of_w)]
+                }
             };
             match (&mut dx, of_x.ok_or_else(missing)?) {
                 (Some(sum), of_x) => add(sum, &of_x),
