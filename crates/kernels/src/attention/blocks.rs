@@ -86,7 +86,7 @@ struct Rows {
 
 impl Rows {
     fn new(rows: usize, t: usize) -> Self {
-        let stride = t.next_multiple_of(LANES) + LANES;
+        let stride = Kernel::new().whole_strips(t) + LANES;
         Self { floats: vec![0.0; rows * stride], stride }
     }
 
@@ -117,7 +117,8 @@ fn forward_head(
         let seen = start + rows;
         let scaled = Update { factor: scale, ..Update::OVERWRITE };
         let (wanted, zero) = (Skip::ResultAbove(start.cast_signed()), Skip::LeftAbove(start.cast_signed()));
-        kernel.multiply(&mut scores.view_mut(rows, seen), scaled, q.rows(start, rows), keys, wanted, spare);
+        let mut block = scores.view_mut(rows, kernel.whole_strips(seen));
+        kernel.multiply_packed(&mut block, scaled, q.rows(start, rows), keys, wanted, spare);
         exp_rows(scores, start, &mut denominators[..rows], &mut log_sum_exp[start..seen]);
         kernel.multiply(
             &mut out.rows(start, rows),
@@ -192,8 +193,10 @@ fn backward_head(
         let scaled = Update { factor: scale, ..Update::OVERWRITE };
         let diagonal = start.cast_signed();
         let wanted = Skip::ResultAbove(diagonal);
-        kernel.multiply(&mut probs.view_mut(rows, seen), scaled, q, keys_t, wanted, spare);
-        kernel.multiply(&mut d_scores.view_mut(rows, seen), Update::OVERWRITE, grad, values_t, wanted, spare);
+        let [mut scores, mut d_probs] =
+            [&mut *probs, &mut *d_scores].map(|block| block.view_mut(rows, kernel.whole_strips(seen)));
+        kernel.multiply_packed(&mut scores, scaled, q, keys_t, wanted, spare);
+        kernel.multiply_packed(&mut d_probs, Update::OVERWRITE, grad, values_t, wanted, spare);
         softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen], [grad, out]);
         let (probs, d_scores) = (probs.view(rows, seen), d_scores.view(rows, seen));
         let before = if seen < t { Before::There } else { Before::Nothing };

@@ -29,7 +29,7 @@ use crate::matmul::{Mat, MatMut, Sum, Update};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
-use strips::Strips;
+use strips::{LeftCopy, Strips};
 
 /// Terms that are summed in registers: a strip of b has 16 KiB, half of the L1 cache.
 const TERMS: usize = 256;
@@ -184,7 +184,10 @@ impl Products {
                     let mut c = c.window([0, col], [a.rows, cols]);
                     for ([row, _], mut c) in c.cut([rows, cols]) {
                         let update = update.window([row, col], c.shape());
-                        self.multiply(&mut c, update, a.window([row, term], [rows, terms]), strips);
+                        let a = a.window([row, term], [rows, terms]);
+                        PACKED_A.with_borrow_mut(|spare| {
+                            self.kernel.multiply_packed(&mut c, update, a, strips, Skip::Nothing, spare);
+                        });
                     }
                 }
             }
@@ -211,16 +214,19 @@ impl Products {
             }
         }
         tasks.into_par_iter().with_max_len(1).for_each(|(row, sums)| {
-            for (mut c, update, products, packed) in sums {
-                let mut update = update.window([row, 0], c.shape());
-                for ((a, _), Packed { terms, blocks }) in products.iter().zip(packed) {
-                    for (block, strips) in blocks.iter().enumerate() {
-                        let a = a.window([row, block * terms], [rows, *terms]);
-                        self.multiply(&mut c, update, a, *strips);
-                        update = update.more();
+            PACKED_A.with_borrow_mut(|spare| {
+                let mut copy = LeftCopy::new(spare);
+                for (mut c, update, products, packed) in sums {
+                    let mut update = update.window([row, 0], c.shape());
+                    for ((a, _), Packed { terms, blocks }) in products.iter().zip(packed) {
+                        for (block, strips) in blocks.iter().enumerate() {
+                            let a = a.window([row, block * terms], [rows, *terms]);
+                            self.kernel.multiply_copy(&mut c, update, a, *strips, &mut copy);
+                            update = update.more();
+                        }
                     }
                 }
-            }
+            });
         });
         PACKED_B.set(buffer);
     }
@@ -262,17 +268,6 @@ impl Products {
             blocks: blocks.iter().map(strips).collect(),
         };
         packed.into_iter().map(of_one).collect()
-    }
-
-    /// A few rows of c.
-    fn multiply(self, c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Strips<'_>) {
-        PACKED_A.with_borrow_mut(|spare| {
-            if a.rows_are_contiguous() {
-                self.kernel.multiply(c, update, a, b, Skip::Nothing, spare);
-            } else {
-                self.kernel.multiply_packed(c, update, a, b, Skip::Nothing, spare);
-            }
-        });
     }
 
     /// The shape of parts of c that threads compute alone: the same for all, and little is packed twice.

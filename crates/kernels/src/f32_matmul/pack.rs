@@ -32,7 +32,32 @@ impl Buffer {
 /// are packed one after another, and strips whose distance is a power of two would share few places in a cache.
 pub(super) const fn pitch(rows: usize, width: usize) -> usize {
     const GAP: usize = 8 * 16; // floats, some cache lines
-    rows + GAP.div_ceil(width)
+    rows.next_multiple_of(QUAD) + GAP.div_ceil(width)
+}
+
+/// Terms of a row that lie together where rows are packed: what 16 bytes hold, which are copied at once.
+pub(super) const QUAD: usize = 4;
+
+/// Packs a view, whose rows are contiguous, in strips of `HEIGHT` rows: for every quad of terms that of each row, zeros
+/// beyond the last row and the last term.
+#[inline(always)]
+pub(super) fn pack_rows<const HEIGHT: usize>(from: Mat<'_>, to: &mut [f32]) {
+    let (quads, rest) = (from.cols / QUAD, from.cols % QUAD);
+    let pitch = pitch(from.cols, HEIGHT) * HEIGHT;
+    let (to, _) = to.as_chunks_mut::<QUAD>();
+    for (strip, first) in to.chunks_mut(pitch / QUAD).zip((0..from.rows).step_by(HEIGHT)) {
+        for i in 0..HEIGHT {
+            let places = strip[i..].iter_mut().step_by(HEIGHT);
+            if first + i < from.rows {
+                let (row, last) = from.row(first + i).as_chunks::<QUAD>();
+                let mut end = [0.0; QUAD];
+                end[..rest].copy_from_slice(last);
+                places.zip(row.iter().chain((rest > 0).then_some(&end))).for_each(|(to, from)| *to = *from);
+            } else {
+                places.take(quads + 1).for_each(|to| *to = [0.0; QUAD]);
+            }
+        }
+    }
 }
 
 /// Packs a view in strips of `WIDTH` columns: for every row its part of the strip, zeros beyond the last column.

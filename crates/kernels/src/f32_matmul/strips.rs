@@ -1,8 +1,9 @@
 //! Products of a few rows with an operand that has been packed.
 
-use super::pack::{Buffer, pitch};
-use super::tile::{Kernel, LARGEST_TILE, Operands};
+use super::pack::{Buffer, QUAD, pitch};
+use super::tile::{Kernel, LARGEST_TILE, Multiply, Operands};
 use crate::matmul::{Before, Mat, MatMut, Update};
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 
@@ -28,13 +29,37 @@ impl<'a> Strips<'a> {
     }
 }
 
-/// Rows of a left operand, the last of which need not fill a tile.
+/// Rows of a left operand, in whole tiles: there is something behind the last row.
 #[derive(Clone, Copy)]
-enum Left<'a> {
-    /// Where they lie, and something behind the last.
-    InPlace(Mat<'a>),
-    /// In strips, with zeros behind the last.
-    Packed(&'a [f32]),
+pub(super) struct Left<'a> {
+    /// The tile for this order of the elements.
+    multiply: Multiply,
+    /// The first element.
+    first: *const f32,
+    /// Rows that can be read.
+    rows: usize,
+    /// Terms.
+    cols: usize,
+    /// What the tile asks for.
+    stride: usize,
+    /// Distance of the first rows of two tiles, for each row between them.
+    row_step: usize,
+    /// Distance of the terms that a tile may begin with, for each term between them.
+    term_step: usize,
+    lifetime: PhantomData<&'a [f32]>,
+}
+
+/// A copy of a left operand, made again only for another.
+pub(super) struct LeftCopy<'a, 'b> {
+    buffer: &'b mut Buffer,
+    of: Option<Mat<'a>>,
+}
+
+impl<'b> LeftCopy<'_, 'b> {
+    /// Nothing yet, in this buffer.
+    pub(super) fn new(buffer: &'b mut Buffer) -> Self {
+        Self { buffer, of: None }
+    }
 }
 
 /// What of a product is not computed, since it is known to be zero or not wanted, by the side of a diagonal it lies on.
@@ -70,7 +95,8 @@ impl Skip {
             Self::ResultAbove(diagonal) if col.cast_signed() > last.cast_signed() + diagonal => None,
             Self::Nothing | Self::ResultAbove(_) => Some(0..terms),
             Self::LeftAbove(diagonal) => Some(0..at(last.cast_signed() + diagonal + 1)),
-            Self::LeftBelow(diagonal) => Some(at(row.cast_signed() - diagonal)..terms),
+            // Packed terms come in quads, and more zeros do no harm.
+            Self::LeftBelow(diagonal) => Some(at(row.cast_signed() - diagonal) / QUAD * QUAD..terms),
         }
     }
 }
@@ -79,6 +105,11 @@ impl Kernel {
     /// Floats that so many rows and columns of b take when they are packed.
     pub(super) fn packed_len(self, rows: usize, cols: usize) -> usize {
         cols.div_ceil(self.cols) * pitch(rows, self.cols) * self.cols
+    }
+
+    /// So many columns and those that fill the last strip: whole tiles are quicker.
+    pub(crate) fn whole_strips(self, cols: usize) -> usize {
+        cols.next_multiple_of(self.cols)
     }
 
     /// Packs b.
@@ -94,18 +125,55 @@ impl Kernel {
         unsafe { (self.pack_b)(b, to) };
     }
 
-    /// Packs a.
-    fn pack_left<'a>(self, a: Mat<'_>, buffer: &'a mut Buffer) -> Left<'a> {
-        let floats = buffer.floats(a.rows.div_ceil(self.rows) * pitch(a.cols, self.rows) * self.rows);
-        // SAFETY: as above.
-        unsafe { (self.pack_a)(a.t(), floats) };
-        Left::Packed(floats)
+    /// Packs a, which then is read in the order in which it lies. Where it lay, rows whose distance is a power of two would
+    /// share few places in a cache, and those at the same place of a cache line one of its banks.
+    fn pack_left<'a, 'c>(self, a: Mat<'a>, copy: &'c mut LeftCopy<'a, '_>) -> Left<'c> {
+        let strips = a.rows.div_ceil(self.rows);
+        let pitch = pitch(a.cols, self.rows);
+        let floats = copy.buffer.floats(strips * pitch * self.rows);
+        let (multiply, pack, from) = match a.rows_are_contiguous() {
+            true => (self.packed_rows, self.pack_a_rows, a),
+            false => (self.packed, self.pack_a, a.t()),
+        };
+        if !copy.of.is_some_and(|of| of.is(a)) {
+            // SAFETY: the CPU has the instructions, or there would be no such `Kernel`.
+            unsafe { pack(from, floats) };
+            copy.of = Some(a);
+        }
+        Left {
+            multiply,
+            first: floats.as_ptr(),
+            rows: strips * self.rows,
+            cols: a.cols,
+            stride: self.rows,
+            row_step: pitch,
+            term_step: self.rows,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// As many rows of a as can be read in whole tiles where they lie.
+    fn left_in_place(self, a: Mat<'_>) -> Left<'_> {
+        let reaches = a.reaches_row(a.rows.next_multiple_of(self.rows));
+        let rows = if reaches { a.rows.next_multiple_of(self.rows) } else { a.rows - a.rows % self.rows };
+        let (first, cols) = (if rows > 0 { a.row_ptr(0) } else { ptr::null() }, a.cols);
+        let left = |multiply, stride, row_step, term_step| {
+            Left { multiply, first, rows, cols, stride, row_step, term_step, lifetime: PhantomData }
+        };
+        if a.rows_are_contiguous() {
+            left(self.by_row, a.row_stride(), a.row_stride(), 1)
+        } else if a.t().rows_are_contiguous() {
+            let stride = a.t().row_stride();
+            left(self.by_column, stride, 1, stride)
+        } else {
+            Left { rows: 0, ..left(self.by_row, 0, 0, 0) }
+        }
     }
 
     /// c ← before + `factor` a b for the first columns of b, as many as c has, and as many of its rows as a has columns.
     ///
     /// Reads a where it lies if its rows or its columns are contiguous: good for few of them, since a cache line then
-    /// brings terms or rows that are wanted soon.
+    /// brings terms or rows that are wanted soon, and for few columns of b, for which it does not pay to pack a.
     pub(crate) fn multiply(
         self,
         c: &mut MatMut<'_>,
@@ -115,31 +183,22 @@ impl Kernel {
         skip: Skip,
         spare: &mut Buffer,
     ) {
-        let whole = a.rows - a.rows % self.rows;
-        let in_place = match a.rows_are_contiguous() || a.t().rows_are_contiguous() {
-            true if a.reaches_row(a.rows.next_multiple_of(self.rows)) => a.rows,
-            true => whole,
-            false => 0,
-        };
         let [rows, cols] = c.shape();
         assert_eq!(rows, a.rows);
-        let (upper, rest) = (a.rows(0, in_place), a.rows(in_place, rows - in_place));
+        let left = self.left_in_place(a);
+        let in_place = left.rows.min(rows);
         let shape = [in_place, cols];
-        self.tiles(
-            &mut c.window([0, 0], shape),
-            update.window([0, 0], shape),
-            Left::InPlace(upper),
-            a.cols,
-            b,
-            skip,
-        );
-        let (place, shape) = ([in_place, 0], [rest.rows, cols]);
-        let (c, update) = (&mut c.window(place, shape), update.window(place, shape));
-        self.multiply_packed(c, update, rest, b, skip.without_rows(in_place), spare);
+        self.tiles(&mut c.window([0, 0], shape), update.window([0, 0], shape), left, b, skip);
+        if in_place < rows {
+            let (place, shape) = ([in_place, 0], [rows - in_place, cols]);
+            let (c, update) = (&mut c.window(place, shape), update.window(place, shape));
+            let rest = a.rows(in_place, rows - in_place);
+            self.multiply_packed(c, update, rest, b, skip.without_rows(in_place), spare);
+        }
     }
 
     /// The same by way of a copy of a.
-    pub(super) fn multiply_packed(
+    pub(crate) fn multiply_packed(
         self,
         c: &mut MatMut<'_>,
         update: Update<'_>,
@@ -148,80 +207,63 @@ impl Kernel {
         skip: Skip,
         spare: &mut Buffer,
     ) {
-        if a.rows > 0 {
-            self.tiles(c, update, self.pack_left(a, spare), a.cols, b, skip);
-        }
+        self.tiles(c, update, self.pack_left(a, &mut LeftCopy::new(spare)), b, skip);
     }
 
-    fn tiles(
+    /// The same where the next product may have the same left operand.
+    pub(super) fn multiply_copy<'a>(
         self,
         c: &mut MatMut<'_>,
         update: Update<'_>,
-        a: Left<'_>,
-        terms: usize,
+        a: Mat<'a>,
         b: Strips<'_>,
-        skip: Skip,
+        copy: &mut LeftCopy<'a, '_>,
     ) {
-        let [c_rows, c_cols] = c.shape();
-        if let Before::Other(mat) = update.before {
-            assert!([mat.rows, mat.cols] == [c_rows, c_cols] && mat.rows_are_contiguous());
-        }
+        self.tiles(c, update, self.pack_left(a, copy), b, Skip::Nothing);
+    }
+
+    /// The same for a left operand as it lies.
+    fn tiles(self, c: &mut MatMut<'_>, update: Update<'_>, a: Left<'_>, b: Strips<'_>, skip: Skip) {
+        let ([c_rows, c_cols], c_stride, c_ptr) = (c.shape(), c.row_stride(), c.as_mut_ptr());
+        let (before, before_stride) = match update.before {
+            Before::Nothing => (ptr::null(), 0),
+            Before::There => (c_ptr.cast_const(), c_stride),
+            Before::Other(mat) => {
+                assert!([mat.rows, mat.cols] == [c_rows, c_cols] && mat.rows_are_contiguous());
+                (if c_rows > 0 { mat.row_ptr(0) } else { ptr::null() }, mat.row_stride())
+            }
+        };
         let strips = b.floats.chunks_exact(pitch(b.rows, self.cols) * self.cols);
-        assert!(b.first + terms <= b.rows && c_cols <= strips.len() * self.cols);
-        if let Left::InPlace(a) = a {
-            assert!(c_rows == 0 || (a.rows == c_rows && a.reaches_row(c_rows.next_multiple_of(self.rows))));
-        }
-        let pitch_a = pitch(terms, self.rows);
+        assert!(b.first + a.cols <= b.rows && c_cols <= strips.len() * self.cols);
+        assert!(c_rows <= a.rows && a.rows.is_multiple_of(self.rows));
         for (strip, col) in strips.zip((0..c_cols).step_by(self.cols)) {
-            let strip = &strip[b.first * self.cols..][..terms * self.cols];
+            let strip = &strip[b.first * self.cols..][..a.cols * self.cols];
             for row in (0..c_rows).step_by(self.rows) {
-                let Some(Range { start, end }) = skip.terms(terms, [row, col], self.rows) else { continue };
-                let terms = end - start;
-                let (multiply, a, a_stride, a_step) = match a {
-                    Left::InPlace(a) if a.rows_are_contiguous() => {
-                        (self.by_row, a.row_ptr(row), a.row_stride(), 1)
-                    }
-                    Left::InPlace(a) => {
-                        let stride = a.t().row_stride();
-                        (self.by_column, a.row_ptr(row), stride, stride)
-                    }
-                    Left::Packed(a) => {
-                        let strip = &a[row * pitch_a..][..self.rows * end];
-                        (self.packed, strip.as_ptr(), self.rows, self.rows)
-                    }
-                };
-                let a = a.wrapping_add(start * a_step);
-                let (place, shape) = ([row, col], [self.rows, self.cols]);
-                let (mut tile, update) = (c.window(place, shape), update.window(place, shape));
-                let (c, c_stride) = (tile.as_mut_ptr(), tile.row_stride());
-                let (before, before_stride) = match update.before {
-                    Before::Nothing => (ptr::null(), 0),
-                    Before::There => (c.cast_const(), c_stride),
-                    Before::Other(mat) => (mat.row_ptr(0), mat.row_stride()),
-                };
-                let b = strip[start * self.cols..].as_ptr();
+                let Some(Range { start, end }) = skip.terms(a.cols, [row, col], self.rows) else { continue };
                 let operands = Operands {
-                    terms,
-                    a,
-                    a_stride,
-                    b,
-                    c,
+                    terms: end - start,
+                    a: a.first.wrapping_add(row * a.row_step + start * a.term_step),
+                    a_stride: a.stride,
+                    b: strip[start * self.cols..].as_ptr(),
+                    c: c_ptr.wrapping_add(row * c_stride + col),
                     c_stride,
                     factor: update.factor,
-                    before,
+                    before: if before.is_null() { before } else { before.wrapping_add(row * before_stride + col) },
                     before_stride,
                 };
+                // SAFETY, here and below: the CPU has the instructions, or there would be no such `Kernel`. All terms of a
+                // tile are there: of a, whose rows end with a whole tile, and of b by its slice. The tiles of c and of what
+                // is before are whole, and c is borrowed.
                 if row + self.rows <= c_rows && col + self.cols <= c_cols {
-                    // SAFETY: the CPU has the instructions, or there would be no such `Kernel`. All terms of a tile are
-                    // there: of a in place by the assertion above and packed by the slice, of b by its slice. The tiles of
-                    // c and of what is before are whole, and c is borrowed.
-                    unsafe { multiply(&operands) };
+                    unsafe { (a.multiply)(&operands) };
                 } else {
                     let mut sums = [0.0; LARGEST_TILE];
-                    let (c, c_stride) = (sums.as_mut_ptr(), self.cols);
-                    // SAFETY: as above; `sums` holds a tile of any kernel, and nothing before it is read.
-                    unsafe { multiply(&Operands { c, c_stride, before: ptr::null(), ..operands }) };
-                    take_part(&mut tile, update.before, sums.chunks_exact(self.cols));
+                    let (c_ptr, c_stride) = (sums.as_mut_ptr(), self.cols);
+                    // `sums` holds a tile of any kernel, and nothing before it is read.
+                    unsafe { (a.multiply)(&Operands { c: c_ptr, c_stride, before: ptr::null(), ..operands }) };
+                    let (place, shape) = ([row, col], [self.rows, self.cols]);
+                    let before = update.window(place, shape).before;
+                    take_part(&mut c.window(place, shape), before, sums.chunks_exact(self.cols));
                 }
             }
         }

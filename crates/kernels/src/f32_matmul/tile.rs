@@ -3,7 +3,7 @@
 //! It is written once, over vectors of any length, and compiled for several instruction sets. What differs is how many
 //! vectors a tile has.
 
-use super::pack::pack;
+use super::pack::{QUAD, pack, pack_rows};
 use crate::matmul::Mat;
 #[cfg(target_arch = "x86_64")]
 use numerics::simd::{Isa, isa, widest};
@@ -40,7 +40,7 @@ pub(super) struct Operands {
 /// uses c.
 pub(super) type Multiply = unsafe fn(&Operands);
 
-/// Packs a matrix in strips, see [`pack`].
+/// Packs a matrix in strips, see [`pack`] and [`pack_rows`].
 ///
 /// # Safety
 /// The CPU has the instructions.
@@ -59,8 +59,12 @@ pub(crate) struct Kernel {
     pub(super) by_column: Multiply,
     /// a is packed in strips: for every term a column of as many rows as the tile has.
     pub(super) packed: Multiply,
+    /// a is packed in strips: for every quad of terms that of each of the tile's rows.
+    pub(super) packed_rows: Multiply,
     /// Packs rows of aᵀ.
     pub(super) pack_a: Pack,
+    /// Packs a, whose rows are contiguous.
+    pub(super) pack_a_rows: Pack,
     /// Packs rows of b.
     pub(super) pack_b: Pack,
 }
@@ -106,26 +110,34 @@ macro_rules! kernels {
             // SAFETY, here and below: the caller's promise is passed on.
             $(#[$feature])?
             unsafe fn by_row(operands: &Operands) {
-                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, operands.a_stride, 1) }
+                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, operands.a_stride, 1, QUAD) }
             }
             $(#[$feature])?
             unsafe fn by_column(operands: &Operands) {
-                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, 1, operands.a_stride) }
+                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, 1, operands.a_stride, QUAD * operands.a_stride) }
             }
             $(#[$feature])?
             unsafe fn packed(operands: &Operands) {
-                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, 1, ROWS) }
+                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, 1, ROWS, QUAD * ROWS) }
+            }
+            $(#[$feature])?
+            unsafe fn packed_rows(operands: &Operands) {
+                unsafe { multiply::<$vector, ROWS, VECTORS>(operands, QUAD, 1, QUAD * ROWS) }
             }
             $(#[$feature])?
             unsafe fn pack_a(from: Mat<'_>, to: &mut [f32]) {
                 pack::<ROWS>(from, to);
             }
             $(#[$feature])?
+            unsafe fn pack_a_rows(from: Mat<'_>, to: &mut [f32]) {
+                pack_rows::<ROWS>(from, to);
+            }
+            $(#[$feature])?
             unsafe fn pack_b(from: Mat<'_>, to: &mut [f32]) {
                 pack::<COLS>(from, to);
             }
 
-            Kernel { rows: ROWS, cols: COLS, by_row, by_column, packed, pack_a, pack_b }
+            Kernel { rows: ROWS, cols: COLS, by_row, by_column, packed, packed_rows, pack_a, pack_a_rows, pack_b }
         };
     };
 }
@@ -171,7 +183,7 @@ impl Kernel {
     }
 }
 
-/// A tile, of whose a rows and terms are so far apart. Constants spare the loop their arithmetic.
+/// A tile, of whose a rows, terms of a quad, and quads are so far apart. Constants spare the loop their arithmetic.
 ///
 /// # Safety
 /// See [`Multiply`].
@@ -180,6 +192,7 @@ unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(
     operands: &Operands,
     row: usize,
     term: usize,
+    quad: usize,
 ) {
     let Operands { terms, mut a, mut b, c, c_stride, factor, before, before_stride, .. } = *operands;
     let cols = VECTORS * V::LANES;
@@ -195,15 +208,14 @@ unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(
             }
         }
         let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
-        const UNROLLED: usize = 4;
-        for _ in 0..terms / UNROLLED {
-            for k in 0..UNROLLED {
+        for _ in 0..terms / QUAD {
+            for k in 0..QUAD {
                 add_products(&mut sums, a.add(k * term), row, b.add(k * cols));
             }
-            a = a.add(UNROLLED * term);
-            b = b.add(UNROLLED * cols);
+            a = a.add(quad);
+            b = b.add(QUAD * cols);
         }
-        for _ in 0..terms % UNROLLED {
+        for _ in 0..terms % QUAD {
             add_products(&mut sums, a, row, b);
             a = a.add(term);
             b = b.add(cols);
