@@ -141,7 +141,7 @@ impl Session {
                 return Ok(stats);
             }
             let scaled = if loss_scale == 1.0 { part_loss } else { (part_loss * loss_scale)? };
-            total.add(scaled.backward()?, &self.params)?;
+            total.add(kernels::backward(&scaled)?, &self.params)?;
         }
         let grads = total.0.context("a step needs at least one batch")?;
         stats.grad_norm = self.optimizer.step(&grads, lr, loss_scale)?.grad_norm;

@@ -5,7 +5,8 @@
 //!
 //! **Blocks** (Goto & van de Geijn 2008). b is packed in strips as wide as a kernel's tile, by [`TERMS`] rows: one strip
 //! stays in the L1 cache while it serves [`ROWS`] rows of a, which stay in the L2 cache while they go past all strips.
-//! Rows of a whose elements are neighbours are read where they lie.
+//! They are packed too, once for all products that share them: where they lie, rows a power of two apart compete for the
+//! same places of a cache.
 //!
 //! **Threads** pack b together, and then take small tasks, since cores that are shared with others are not equally fast. Long
 //! sums (the gradients of weights are sums over tokens) have a small result: there a thread packs for its own part of

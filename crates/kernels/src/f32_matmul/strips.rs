@@ -157,8 +157,15 @@ impl Kernel {
         let reaches = a.reaches_row(a.rows.next_multiple_of(self.rows));
         let rows = if reaches { a.rows.next_multiple_of(self.rows) } else { a.rows - a.rows % self.rows };
         let (first, cols) = (if rows > 0 { a.row_ptr(0) } else { ptr::null() }, a.cols);
-        let left = |multiply, stride, row_step, term_step| {
-            Left { multiply, first, rows, cols, stride, row_step, term_step, lifetime: PhantomData }
+        let left = |multiply, stride, row_step, term_step| Left {
+            multiply,
+            first,
+            rows,
+            cols,
+            stride,
+            row_step,
+            term_step,
+            lifetime: PhantomData,
         };
         if a.rows_are_contiguous() {
             left(self.by_row, a.row_stride(), a.row_stride(), 1)
@@ -248,7 +255,11 @@ impl Kernel {
                     c: c_ptr.wrapping_add(row * c_stride + col),
                     c_stride,
                     factor: update.factor,
-                    before: if before.is_null() { before } else { before.wrapping_add(row * before_stride + col) },
+                    before: if before.is_null() {
+                        before
+                    } else {
+                        before.wrapping_add(row * before_stride + col)
+                    },
                     before_stride,
                 };
                 // SAFETY, here and below: the CPU has the instructions, or there would be no such `Kernel`. All terms of a
@@ -260,7 +271,9 @@ impl Kernel {
                     let mut sums = [0.0; LARGEST_TILE];
                     let (c_ptr, c_stride) = (sums.as_mut_ptr(), self.cols);
                     // `sums` holds a tile of any kernel, and nothing before it is read.
-                    unsafe { (a.multiply)(&Operands { c: c_ptr, c_stride, before: ptr::null(), ..operands }) };
+                    unsafe {
+                        (a.multiply)(&Operands { c: c_ptr, c_stride, before: ptr::null(), ..operands })
+                    };
                     let (place, shape) = ([row, col], [self.rows, self.cols]);
                     let before = update.window(place, shape).before;
                     take_part(&mut c.window(place, shape), before, sums.chunks_exact(self.cols));

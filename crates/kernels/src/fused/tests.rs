@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::*;
 use crate::{Kernels, Matrix, Observer, Pointwise, QuantizedLinear, Role};
-use candle_core::{Result, Var};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Var};
 use numerics::{Operand, QuantSpec, Scaling};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -336,6 +336,51 @@ fn a_shared_weight_gets_both_gradients() -> Result<()> {
     inputs.remove(3);
     let together = value_and_gradients(shared, &inputs)?;
     assert_close(&together[3], &(&apart[3] + &apart[4])?, 1e-5)
+}
+
+/// Gradients that are gathered are those of Candle, bit for bit: of weights that are variables, that stand in two places,
+/// and that are computed from others.
+#[test]
+fn gathered_gradients_are_those_of_candle() -> Result<()> {
+    let case = Case::FULL;
+    let inputs = case.ffn_inputs(&[7], 6, 10)?.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let loss = || {
+        let mut x: Vec<Tensor> = inputs.iter().map(|var| var.as_tensor().clone()).collect();
+        x[3] = x[2].clone();
+        x[4] = (&x[4] * 2.0)?;
+        case.ffn(Some(Saving::Keep), Kernels::Portable, &x)?.sqr()?.sum_all()
+    };
+    let (gathered, plain) = (backward(&loss()?)?, loss()?.backward()?);
+    for (index, var) in inputs.iter().enumerate().filter(|(index, _)| *index != 3) {
+        let [gathered, plain] = [&gathered, &plain].map(|store| store.get(var).expect("a gradient"));
+        assert_eq!(bits(gathered)?, bits(plain)?, "input {index}");
+    }
+    Ok(())
+}
+
+/// Has no backward pass.
+struct OneWay;
+
+impl CustomOp1 for OneWay {
+    fn name(&self) -> &'static str {
+        "one-way"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((x.clone(), layout.shape().clone()))
+    }
+}
+
+/// A backward pass that fails leaves nothing behind that would take gradients away from the next.
+#[test]
+fn after_a_failure_gradients_are_candles_again() -> Result<()> {
+    let x = Var::from_tensor(&random(1, 3)?)?;
+    assert!(backward(&x.apply_op1(OneWay)?.sum_all()?).is_err());
+    let head = Var::from_tensor(&random(3, (9, 8))?)?;
+    let inputs = [random(1, (30, 8))?, random(2, 8)?, head.as_tensor().clone()];
+    let loss = head_loss(Kernels::Portable, &inputs, &random_ids(4, 30, 9)?)?;
+    assert!(loss.backward()?.get(&head).is_some());
+    Ok(())
 }
 
 #[test]
