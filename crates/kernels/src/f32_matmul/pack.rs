@@ -38,23 +38,21 @@ pub(super) const fn pitch(rows: usize, width: usize) -> usize {
 /// Terms of a row that lie together where rows are packed: what 16 bytes hold, which are copied at once.
 pub(super) const QUAD: usize = 4;
 
-/// Packs a view, whose rows are contiguous, in strips of `HEIGHT` rows: for every quad of terms that of each row, zeros
-/// beyond the last row and the last term.
+/// Packs a view, whose rows are contiguous, in strips of `HEIGHT` rows: for every quad of terms that of each row. Whatever
+/// was there stays where rows of the last strip are missing, and behind the last term.
 #[inline(always)]
 pub(super) fn pack_rows<const HEIGHT: usize>(from: Mat<'_>, to: &mut [f32]) {
-    let (quads, rest) = (from.cols / QUAD, from.cols % QUAD);
     let pitch = pitch(from.cols, HEIGHT) * HEIGHT;
     let (to, _) = to.as_chunks_mut::<QUAD>();
     for (strip, first) in to.chunks_mut(pitch / QUAD).zip((0..from.rows).step_by(HEIGHT)) {
-        for i in 0..HEIGHT {
-            let places = strip[i..].iter_mut().step_by(HEIGHT);
-            if first + i < from.rows {
-                let (row, last) = from.row(first + i).as_chunks::<QUAD>();
-                let mut end = [0.0; QUAD];
-                end[..rest].copy_from_slice(last);
-                places.zip(row.iter().chain((rest > 0).then_some(&end))).for_each(|(to, from)| *to = *from);
-            } else {
-                places.take(quads + 1).for_each(|to| *to = [0.0; QUAD]);
+        for (i, row) in (first..from.rows).take(HEIGHT).enumerate() {
+            let (row, last) = from.row(row).as_chunks::<QUAD>();
+            let mut places = strip[i..].iter_mut().step_by(HEIGHT);
+            for (from, to) in row.iter().zip(&mut places) {
+                *to = *from;
+            }
+            if let Some(to) = places.next() {
+                to[..last.len()].copy_from_slice(last);
             }
         }
     }

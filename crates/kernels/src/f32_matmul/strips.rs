@@ -30,8 +30,7 @@ impl<'a> Strips<'a> {
 }
 
 /// Rows of a left operand, in whole tiles: there is something behind the last row.
-#[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
+struct Left<'a> {
     /// The tile for this order of the elements.
     multiply: Multiply,
     /// The first element.
