@@ -48,7 +48,8 @@ fn every_parameter_of_every_variant_receives_a_gradient() {
             let params = ParamStore::new(0, DType::F32, &Device::Cpu);
             let model =
                 Transformer::new(&config, VOCAB, params.builder(), kernels, &Precision::full()).unwrap();
-            let grads = model.loss(&ids, &targets, &Dropout::OFF).unwrap().backward().unwrap();
+            let loss = model.loss(&ids, &targets, &Dropout::OFF).unwrap();
+            let grads = kernels::backward(&loss).unwrap();
             let vars = params.vars();
             let ffn = config.ffn.resolve(config.d_model).unwrap();
             assert_eq!(vars.len(), 3 + 2 * (6 + ffn.parameters().len()));
@@ -83,7 +84,8 @@ fn every_parameter_receives_a_gradient_in_every_precision() {
                 count_params(&config, &config.ffn.resolve(128).unwrap(), VOCAB, recipe.sub_norm).total;
             let state = Precision::new(recipe, 1);
             let model = Transformer::new(&config, VOCAB, params.builder(), kernels, &state).unwrap();
-            let grads = model.loss(&ids, &targets, &Dropout::OFF).unwrap().backward().unwrap();
+            let loss = model.loss(&ids, &targets, &Dropout::OFF).unwrap();
+            let grads = kernels::backward(&loss).unwrap();
             for param in params.vars() {
                 let place = format!("{} ({ffn}, {precision}, {kernels})", param.name);
                 let grad = grads.get(&param.var).unwrap_or_else(|| panic!("{place} has no gradient"));
@@ -108,7 +110,7 @@ fn gradients_equal_finite_differences_in_f64() {
             Transformer::new(&config, VOCAB, params.builder(), Kernels::Reference, &Precision::full())
                 .unwrap();
         let loss = || model.loss(&ids, &targets, &Dropout::OFF).unwrap();
-        let grads = loss().backward().unwrap();
+        let grads = kernels::backward(&loss()).unwrap();
         for param in params.vars() {
             let grad = grads.get(&param.var).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
             let values = param.var.flatten_all().unwrap().to_vec1::<f64>().unwrap();

@@ -43,7 +43,7 @@ pub(super) fn gradient(run: &LoadedRun, batch: &Batch, kernels: Kernels) -> Resu
         let ids = Tensor::from_slice(&batch.inputs[range.clone()], (rows, batch.seq_len), &run.device)?;
         let targets = Tensor::from_slice(&batch.targets[range], rows * batch.seq_len, &run.device)?;
         let loss = (model.loss(&ids, &targets, &Dropout::OFF)? / parts as f64)?;
-        let grads = loss.backward()?;
+        let grads = kernels::backward(&loss)?;
         let one = |param: &NamedVar| {
             let grad = grads.get(&param.var).with_context(|| format!("{} got no gradient", param.name))?;
             flat(param, grad)

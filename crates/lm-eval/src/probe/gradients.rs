@@ -53,8 +53,7 @@ pub fn gradient_norms(run: &LoadedRun, stream: &TokenStream, kernels: Kernels) -
         let pass = Pass::new(stream, windows.to_vec(), &run.device)?;
         let share = pass.targets_n.elem_count() as f64 / tokens as f64;
         let loss = model.loss(&pass.ids_bt, &pass.targets_n, &Dropout::OFF)?;
-        let grads = (loss * (share * run.loss_scale))?
-            .backward()
+        let grads = kernels::backward(&(loss * (share * run.loss_scale))?)
             .with_context(|| format!("gradients on {} tokens at a time", pass.targets_n.elem_count()))?;
         for (sum, param) in sums.iter_mut().zip(&params) {
             let grad = grads.get(&param.var).with_context(|| format!("{} got no gradient", param.name))?;
