@@ -183,7 +183,7 @@ crate::multiversion! {
     /// y = factor exp(x - log_sum_exp).
     fn scaled_softmax(x: &[f32], log_sum_exp: f32, factor: f32, y: &mut [f32]) {
         for (&x, y) in x.iter().zip(y) {
-            *y = factor * crate::math::exp(x - log_sum_exp);
+            *y = factor * crate::math::exp_or_zero(x - log_sum_exp);
         }
     }
 }

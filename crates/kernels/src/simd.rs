@@ -5,7 +5,7 @@
 //! less time on its own and about a hundredth less of a training step, in which matrix products and memory
 //! dominate.)
 
-use crate::math::exp;
+use crate::math::exp_or_zero;
 
 pub use numerics::simd::{Isa, isa};
 
@@ -69,14 +69,14 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     combine(lanes, larger)
 }
 
-/// Σ exp(x - shift), in `f32`.
+/// Σ exp(x - shift), in `f32`, for a shift that is about the largest x; see [`exp_or_zero`].
 #[inline(always)]
 pub(crate) fn sum_exp_minus(x: &[f32], shift: f32) -> f32 {
     let (blocks, rest) = x.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];
     let mut add = |x: &[f32; LANES]| {
         for i in 0..LANES {
-            lanes[i] += exp(x[i] - shift);
+            lanes[i] += exp_or_zero(x[i] - shift);
         }
     };
     blocks.iter().for_each(&mut add);
@@ -86,14 +86,14 @@ pub(crate) fn sum_exp_minus(x: &[f32], shift: f32) -> f32 {
     combine(lanes, |a, b| a + b)
 }
 
-/// x ← exp(x - shift), returning the sum of the new x, in `f32`.
+/// x ← exp(x - shift), returning the sum of the new x; as [`sum_exp_minus`].
 #[inline(always)]
 pub(crate) fn exp_minus_in_place(x: &mut [f32], shift: f32) -> f32 {
     let (blocks, rest) = x.as_chunks_mut::<LANES>();
     let mut lanes = [0.0; LANES];
     let mut step = |x: &mut [f32; LANES]| {
         for i in 0..LANES {
-            x[i] = exp(x[i] - shift);
+            x[i] = exp_or_zero(x[i] - shift);
             lanes[i] += x[i];
         }
     };
@@ -158,7 +158,7 @@ mod tests {
             assert!((f64::from(sum) - exact_sum).abs() < 1e-6 * exact_sum);
             assert_eq!(sum, sum_in_place);
             assert_eq!(max, x.iter().copied().fold(f32::MIN, f32::max));
-            assert!(exps.iter().zip(&x).all(|(e, x)| *e == exp(x - 0.5)));
+            assert!(exps.iter().zip(&x).all(|(e, x)| *e == exp_or_zero(x - 0.5)));
         }
         assert_eq!(all(&mut [], &[]), [0.0, f32::NEG_INFINITY, 0.0, 0.0]);
     }

@@ -8,7 +8,7 @@
 
 use crate::f32_matmul::{Buffer, Kernel, Skip};
 use crate::heads::{HeadShape, Heads, HeadsMut};
-use crate::math::exp;
+use crate::math::exp_or_zero;
 use crate::matmul::{Before, Mat, MatMut, Update};
 use crate::simd::{dot, exp_minus_in_place, max};
 use rayon::prelude::*;
@@ -246,7 +246,7 @@ crate::multiversion! {
             let blocks = scores[..whole].as_chunks_mut::<LANES>().0.iter_mut().zip(grads[..whole].as_chunks_mut::<LANES>().0);
             for (scores, grads) in blocks {
                 for (score, grad) in scores.iter_mut().zip(grads) {
-                    let prob = exp(*score - log_sum_exp);
+                    let prob = exp_or_zero(*score - log_sum_exp);
                     *score = prob;
                     *grad = prob * (*grad - delta);
                 }

@@ -18,6 +18,7 @@ mod tanh;
 mod oracle;
 
 pub use erf::{erf, erf_into};
+pub(crate) use exp::exp_or_zero;
 pub use exp::{exp, exp_into, sigmoid, sigmoid_into};
 pub use ln_1p::{ln_1p, ln_1p_into, softplus, softplus_into};
 pub use tanh::{tanh, tanh_into};

@@ -155,6 +155,19 @@ fn extremes() {
     assert!(ln_1p(-1.5).is_nan() && ln_1p(-INF).is_nan());
 }
 
+/// Up to where e^x is no longer subnormal, 0, from there on the bits of `exp`.
+#[test]
+fn exp_or_zero_is_exp_but_for_subnormal_results() {
+    let from_bits = (0..u32::MAX).step_by(4099).map(f32::from_bits);
+    for x in from_bits.chain([0.0, -0.0, -87.336, f32::NEG_INFINITY]).filter(|x| *x <= 88.0) {
+        let (found, exact) = (exp_or_zero(x), exp(x));
+        let flushed = found == 0.0 && exact < f32::MIN_POSITIVE;
+        assert!(flushed || found.to_bits() == exact.to_bits(), "{found:e}, not {exact:e} at {x:e}");
+    }
+    assert!(exp_or_zero(f32::NAN).is_nan() && exp_or_zero(-f32::NAN).is_nan());
+    assert_eq!(exp_or_zero(-88.1), 0.0);
+}
+
 #[test]
 fn slices_give_the_bits_of_scalars() {
     let x: Vec<f32> = (-40..40).map(|i| i as f32 * 0.37).chain([f32::NAN, f32::INFINITY]).collect();
