@@ -4,7 +4,6 @@ use super::pack::{Buffer, QUAD, pitch};
 use super::tile::{Kernel, LARGEST_TILE, Multiply, Operands};
 use crate::matmul::{Before, Mat, MatMut, Update};
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::ptr;
 
 /// A right operand, packed in strips of columns.
@@ -74,6 +73,13 @@ pub(crate) enum Skip {
     LeftBelow(isize),
 }
 
+/// From the first term to the one after the last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Terms {
+    start: usize,
+    end: usize,
+}
+
 impl Skip {
     /// The same for the product without its first rows.
     fn without_rows(self, row: usize) -> Self {
@@ -87,15 +93,18 @@ impl Skip {
     }
 
     /// Which of so many terms make up a tile of so many rows, or nothing where none of it is wanted.
-    fn terms(self, terms: usize, [row, col]: [usize; 2], rows: usize) -> Option<Range<usize>> {
+    #[inline(always)]
+    fn terms(self, terms: usize, [row, col]: [usize; 2], rows: usize) -> Option<Terms> {
         let last = row + rows - 1;
         let at = |place: isize| place.clamp(0, terms.cast_signed()).cast_unsigned();
         match self {
             Self::ResultAbove(diagonal) if col.cast_signed() > last.cast_signed() + diagonal => None,
-            Self::Nothing | Self::ResultAbove(_) => Some(0..terms),
-            Self::LeftAbove(diagonal) => Some(0..at(last.cast_signed() + diagonal + 1)),
+            Self::Nothing | Self::ResultAbove(_) => Some(Terms { start: 0, end: terms }),
+            Self::LeftAbove(diagonal) => Some(Terms { start: 0, end: at(last.cast_signed() + diagonal + 1) }),
             // Packed terms come in quads, and more zeros do no harm.
-            Self::LeftBelow(diagonal) => Some(at(row.cast_signed() - diagonal) / QUAD * QUAD..terms),
+            Self::LeftBelow(diagonal) => {
+                Some(Terms { start: at(row.cast_signed() - diagonal) / QUAD * QUAD, end: terms })
+            }
         }
     }
 }
@@ -244,27 +253,37 @@ impl Kernel {
         assert!(c_rows <= a.rows && a.rows.is_multiple_of(self.rows));
         for (strip, col) in strips.zip((0..c_cols).step_by(self.cols)) {
             let strip = &strip[b.first * self.cols..][..a.cols * self.cols];
-            for row in (0..c_rows).step_by(self.rows) {
-                let Some(Range { start, end }) = skip.terms(a.cols, [row, col], self.rows) else { continue };
+            let whole_rows = if col + self.cols <= c_cols { c_rows - c_rows % self.rows } else { 0 };
+            let mut row = 0;
+            while row < c_rows {
+                let first = row;
+                row += self.rows;
+                let Some(terms) = skip.terms(a.cols, [first, col], self.rows) else { continue };
+                // Whole tiles with the same terms are taken together.
+                while row < whole_rows && skip.terms(a.cols, [row, col], self.rows) == Some(terms) {
+                    row += self.rows;
+                }
                 let operands = Operands {
-                    terms: end - start,
-                    a: a.first.wrapping_add(row * a.row_step + start * a.term_step),
+                    tiles: (row - first) / self.rows,
+                    terms: terms.end - terms.start,
+                    a: a.first.wrapping_add(first * a.row_step + terms.start * a.term_step),
+                    a_step: self.rows * a.row_step,
                     a_stride: a.stride,
-                    b: strip[start * self.cols..].as_ptr(),
-                    c: c_ptr.wrapping_add(row * c_stride + col),
+                    b: strip[terms.start * self.cols..].as_ptr(),
+                    c: c_ptr.wrapping_add(first * c_stride + col),
                     c_stride,
                     factor: update.factor,
                     before: if before.is_null() {
                         before
                     } else {
-                        before.wrapping_add(row * before_stride + col)
+                        before.wrapping_add(first * before_stride + col)
                     },
                     before_stride,
                 };
-                // SAFETY, here and below: the CPU has the instructions, or there would be no such `Kernel`. All terms of a
-                // tile are there: of a, whose rows end with a whole tile, and of b by its slice. The tiles of c and of what
-                // is before are whole, and c is borrowed.
-                if row + self.rows <= c_rows && col + self.cols <= c_cols {
+                // SAFETY, here and below: the CPU has the instructions, or there would be no such `Kernel`. All terms of
+                // these tiles are there: of a, whose rows end with a whole tile, and of b by its slice. The tiles of c and
+                // of what is before are whole, and c is borrowed.
+                if row <= whole_rows {
                     unsafe { (a.multiply)(&operands) };
                 } else {
                     let mut sums = [0.0; LARGEST_TILE];
@@ -273,7 +292,7 @@ impl Kernel {
                     unsafe {
                         (a.multiply)(&Operands { c: c_ptr, c_stride, before: ptr::null(), ..operands })
                     };
-                    let (place, shape) = ([row, col], [self.rows, self.cols]);
+                    let (place, shape) = ([first, col], [self.rows, self.cols]);
                     let before = update.window(place, shape).before;
                     take_part(&mut c.window(place, shape), before, sums.chunks_exact(self.cols));
                 }

@@ -10,18 +10,22 @@ use numerics::simd::{Isa, isa, widest};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// What a tile is made of.
+/// What tiles are made of that lie below one another and share a strip of b.
 #[derive(Clone, Copy)]
 pub(super) struct Operands {
+    /// How many tiles there are.
+    pub(super) tiles: usize,
     /// Terms of each sum.
     pub(super) terms: usize,
     /// The first element of a.
     pub(super) a: *const f32,
+    /// From there to that of the next tile.
+    pub(super) a_step: usize,
     /// Distance of the rows of a, or of its columns, whichever are not neighbours.
     pub(super) a_stride: usize,
     /// A strip of b: for every term a row of as many columns as the tile has.
     pub(super) b: *const f32,
-    /// The tile's first element.
+    /// The first tile's first element.
     pub(super) c: *mut f32,
     /// Distance of its rows.
     pub(super) c_stride: usize,
@@ -33,10 +37,10 @@ pub(super) struct Operands {
     pub(super) before_stride: usize,
 }
 
-/// Computes a tile.
+/// Computes tiles.
 ///
 /// # Safety
-/// The CPU has the instructions; a and b hold all terms of a whole tile, c and what is before a whole tile, and nobody else
+/// The CPU has the instructions; a and b hold all terms of whole tiles, c and what is before whole tiles, and nobody else
 /// uses c.
 pub(super) type Multiply = unsafe fn(&Operands);
 
@@ -183,12 +187,35 @@ impl Kernel {
     }
 }
 
-/// A tile, of whose a rows, terms of a quad, and quads are so far apart. Constants spare the loop their arithmetic.
+/// Tiles, of whose a rows, terms of a quad, and quads are so far apart. Constants spare the loop their arithmetic.
 ///
 /// # Safety
 /// See [`Multiply`].
 #[inline(always)]
 unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    operands: &Operands,
+    row: usize,
+    term: usize,
+    quad: usize,
+) {
+    let mut tile = *operands;
+    for _ in 0..operands.tiles {
+        // SAFETY: the caller's promise.
+        unsafe { multiply_one::<V, ROWS, VECTORS>(&tile, row, term, quad) };
+        tile.a = tile.a.wrapping_add(tile.a_step);
+        tile.c = tile.c.wrapping_add(ROWS * tile.c_stride);
+        if !tile.before.is_null() {
+            tile.before = tile.before.wrapping_add(ROWS * tile.before_stride);
+        }
+    }
+}
+
+/// The first of these tiles.
+///
+/// # Safety
+/// See [`Multiply`].
+#[inline(always)]
+unsafe fn multiply_one<V: Vector, const ROWS: usize, const VECTORS: usize>(
     operands: &Operands,
     row: usize,
     term: usize,
