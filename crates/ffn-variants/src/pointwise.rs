@@ -52,6 +52,10 @@ impl Pointwise for Activation {
     fn value_and_derivative(&self, x: &[f32], y: &mut [f32], dydx: &mut [f32]) {
         fill_value_and_derivative(*self, x, y, dydx);
     }
+
+    fn is_identity(&self) -> bool {
+        matches!(self, Self::Identity)
+    }
 }
 
 multiversion! {

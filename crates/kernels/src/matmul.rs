@@ -194,11 +194,13 @@ impl<'a> MatMut<'a> {
         MatMut { data: self.data.wrapping_add(row * self.row_stride + col), rows, cols, ..*self }
     }
 
-    /// The first rows, and the others.
-    pub(crate) fn split_rows(self, count: usize) -> (Self, Self) {
+    /// The first rows, which are no longer part of this matrix.
+    pub(crate) fn take_rows(&mut self, count: usize) -> MatMut<'a> {
         assert!(count <= self.rows);
-        let lower = self.data.wrapping_add(count * self.row_stride);
-        (Self { rows: count, ..self }, Self { data: lower, rows: self.rows - count, ..self })
+        let first = MatMut { rows: count, ..*self };
+        self.data = self.data.wrapping_add(count * self.row_stride);
+        self.rows -= count;
+        first
     }
 
     /// Windows of this shape, less at the lower and right edges, that cover the matrix, with the place of each.
@@ -213,6 +215,13 @@ impl<'a> MatMut<'a> {
             }
         }
         windows
+    }
+
+    /// All rows, which must be neighbours in memory.
+    pub(crate) fn elements(&mut self) -> &mut [f32] {
+        assert!(self.cols == self.row_stride || self.rows <= 1);
+        // SAFETY: the rows are valid and exclusively ours by the contract of `from_raw`.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.cols) }
     }
 
     /// One row.
@@ -330,6 +339,29 @@ fn write<'a>(update: Update<'a>, all: Vec<Vec<(Mat<'a>, Mat<'a>)>>) -> Vec<Vec<f
         unsafe { result.set_len(len) };
     }
     results
+}
+
+/// New memory for matrices of so many rows, which `f` writes.
+///
+/// # Safety
+/// `f` writes every element, and reads none before.
+pub(crate) unsafe fn written<const N: usize, R>(
+    rows: usize,
+    widths: [usize; N],
+    f: impl FnOnce([MatMut<'_>; N]) -> R,
+) -> ([Vec<f32>; N], R) {
+    let mut all = widths.map(|width| Vec::<f32>::with_capacity(rows * width));
+    let places = all.each_mut().map(|matrix| matrix.as_mut_ptr());
+    let matrices = std::array::from_fn(|i| {
+        // SAFETY: the capacity is the matrix, nobody else has it, and the caller promises not to read it.
+        unsafe { MatMut::from_raw(places[i], [rows, widths[i]], widths[i]) }
+    });
+    let result = f(matrices);
+    for (matrix, width) in all.iter_mut().zip(widths) {
+        // SAFETY: the caller promises that all of it has been written.
+        unsafe { matrix.set_len(rows * width) };
+    }
+    (all, result)
 }
 
 fn compute(sums: &mut [Sum<'_>], parallelism: Parallelism) {

@@ -19,6 +19,11 @@ pub trait Pointwise: Debug + Send + Sync {
 
     /// y = f(x) and dydx = f'(x).
     fn value_and_derivative(&self, x: &[f32], y: &mut [f32], dydx: &mut [f32]);
+
+    /// Whether f(x) is x, which spares passes over it.
+    fn is_identity(&self) -> bool {
+        false
+    }
 }
 
 /// f(x), element by element; the gradient is dy f'(x).
@@ -158,15 +163,33 @@ pub(crate) fn value_and_gradient(f: &dyn Pointwise, x: &[f32], mut dy: Vec<f32>)
     [y, dy]
 }
 
+/// y ← f(x) and dx ← dy f'(x), on the calling thread.
+pub(crate) fn value_and_gradient_into(f: &dyn Pointwise, [x, dy]: [&[f32]; 2], [y, dx]: [&mut [f32]; 2]) {
+    let inputs = x.chunks(BLOCK).zip(dy.chunks(BLOCK));
+    for ((x, dy), (y, dx)) in inputs.zip(y.chunks_mut(BLOCK).zip(dx.chunks_mut(BLOCK))) {
+        f.value_and_derivative(x, y, dx);
+        multiply(dx, dy);
+    }
+}
+
 /// gate_fn(gate) * up_fn(up).
-pub(crate) fn product([gate, up]: [&[f32]; 2], [gate_fn, up_fn]: [&dyn Pointwise; 2]) -> Vec<f32> {
-    fill_one(gate.len(), BLOCK, |task, y| {
-        let mut up_value = [0.0; BLOCK];
-        let up_value = &mut up_value[..y.len()];
-        gate_fn.value(block(gate, task), y);
-        up_fn.value(block(up, task), up_value);
-        multiply(y, up_value);
-    })
+pub(crate) fn product([gate, up]: [&[f32]; 2], functions: [&dyn Pointwise; 2]) -> Vec<f32> {
+    fill_one(gate.len(), BLOCK, |task, y| product_into([gate, up].map(|x| block(x, task)), functions, y))
+}
+
+/// y ← gate_fn(gate) * up_fn(up), on the calling thread.
+pub(crate) fn product_into([gate, up]: [&[f32]; 2], [gate_fn, up_fn]: [&dyn Pointwise; 2], y: &mut [f32]) {
+    let mut scratch = [0.0; BLOCK];
+    for ((gate, up), y) in gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(y.chunks_mut(BLOCK)) {
+        gate_fn.value(gate, y);
+        if up_fn.is_identity() {
+            multiply(y, up);
+        } else {
+            let up_value = &mut scratch[..y.len()];
+            up_fn.value(up, up_value);
+            multiply(y, up_value);
+        }
+    }
 }
 
 /// The product, and the gradients of gate and up, of which the latter takes the place of dy.
@@ -176,17 +199,33 @@ pub(crate) fn product_and_gradients(
     mut dy: Vec<f32>,
 ) -> [Vec<f32>; 3] {
     let [product, of_gate] = fill_beside(&mut dy, BLOCK, |task, of_up, [y, of_gate]| {
-        let mut scratch = [[0.0; BLOCK]; 2];
-        let [up_value, dy] = scratch.each_mut().map(|scratch| &mut scratch[..y.len()]);
+        let mut dy = [0.0; BLOCK];
+        let dy = &mut dy[..y.len()];
         dy.copy_from_slice(of_up);
         let inputs = [block(gate, task), block(up, task), dy];
-        gated_block(inputs, functions, [&mut *y, &mut *up_value], [of_gate, of_up]);
-        multiply(y, up_value);
+        product_and_gradients_into(inputs, functions, [y, of_gate, of_up]);
     });
     [product, of_gate, dy]
 }
 
-/// Values of both functions, and gradients of both arguments of their product, in one block.
+/// The product, and the gradients of gate and up, on the calling thread.
+pub(crate) fn product_and_gradients_into(
+    [gate, up, dy]: [&[f32]; 3],
+    functions: [&dyn Pointwise; 2],
+    [y, of_gate, of_up]: [&mut [f32]; 3],
+) {
+    let mut scratch = [0.0; BLOCK];
+    let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(dy.chunks(BLOCK));
+    let results = y.chunks_mut(BLOCK).zip(of_gate.chunks_mut(BLOCK)).zip(of_up.chunks_mut(BLOCK));
+    for (((gate, up), dy), ((y, of_gate), of_up)) in inputs.zip(results) {
+        let up_value = &mut scratch[..y.len()];
+        gated_block([gate, up, dy], functions, [&mut *y, &mut *up_value], [of_gate, of_up]);
+        multiply(y, if functions[1].is_identity() { up } else { up_value });
+    }
+}
+
+/// Values of both functions, and gradients of both arguments of their product, in one block. The value of an identity is
+/// left out.
 fn gated_block(
     [gate, up, dy]: [&[f32]; 3],
     [gate_fn, up_fn]: [&dyn Pointwise; 2],
@@ -194,8 +233,12 @@ fn gated_block(
     [of_gate, of_up]: [&mut [f32]; 2],
 ) {
     gate_fn.value_and_derivative(gate, gate_value, of_gate);
-    up_fn.value_and_derivative(up, up_value, of_up);
-    product_rule(dy, gate_value, up_value, of_gate, of_up);
+    if up_fn.is_identity() {
+        bilinear_rule(dy, gate_value, up, of_gate, of_up);
+    } else {
+        up_fn.value_and_derivative(up, up_value, of_up);
+        product_rule(dy, gate_value, up_value, of_gate, of_up);
+    }
 }
 
 crate::multiversion! {
@@ -214,6 +257,17 @@ crate::multiversion! {
         for i in 0..n {
             of_gate[i] *= dy[i] * up[i];
             of_up[i] *= dy[i] * gate[i];
+        }
+    }
+
+    /// The same where up is not a function's value but its argument: of_up ← dy gate.
+    fn bilinear_rule(dy: &[f32], gate: &[f32], up: &[f32], of_gate: &mut [f32], of_up: &mut [f32]) {
+        let n = dy.len();
+        let (gate, up) = (&gate[..n], &up[..n]);
+        let (of_gate, of_up) = (&mut of_gate[..n], &mut of_up[..n]);
+        for i in 0..n {
+            of_gate[i] *= dy[i] * up[i];
+            of_up[i] = dy[i] * gate[i];
         }
     }
 }

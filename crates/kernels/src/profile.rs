@@ -2,10 +2,12 @@
 //!
 //! Recording is off unless [`record`] has switched it on for the calling thread, which is the one that drives
 //! the step; operations share work with other threads inside a span, never across one. Off, a span costs one
-//! look at a thread-local flag.
+//! look at a thread-local flag. Where tasks take their rows through several operations, each operation gets the share of
+//! the time that all tasks together spent on it.
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a span does.
@@ -152,6 +154,65 @@ fn timed<R>(part: Part, shape: Option<[usize; 3]>, work: Work, f: impl FnOnce() 
         }
     });
     result
+}
+
+/// Spans whose parts tasks on several threads do in turn, each for its share of the work.
+pub(crate) struct Shared<const N: usize> {
+    spans: [(Part, Option<[usize; 3]>, Work); N],
+    clocks: [Clock; N],
+}
+
+/// The time that tasks spent on one part; without anybody who records, nothing.
+#[derive(Default)]
+pub(crate) struct Clock(Option<AtomicU64>);
+
+impl Clock {
+    /// Times `f`, if somebody records.
+    pub(crate) fn time<R>(&self, f: impl FnOnce() -> R) -> R {
+        let Some(nanoseconds) = &self.0 else { return f() };
+        let started = Instant::now();
+        let result = f();
+        nanoseconds.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result
+    }
+
+    fn nanoseconds(&self) -> f64 {
+        self.0.as_ref().map_or(0.0, |nanoseconds| nanoseconds.load(Ordering::Relaxed) as f64)
+    }
+}
+
+/// What a part of [`Shared`] has to do: a pass over memory.
+pub(crate) fn pass(part: Part, floats: usize) -> (Part, Option<[usize; 3]>, Work) {
+    (part, None, Work::floats(floats))
+}
+
+/// What a part of [`Shared`] has to do: a product of \[m, k\] and \[k, n\].
+pub(crate) fn product(part: Part, shape: [usize; 3]) -> (Part, Option<[usize; 3]>, Work) {
+    (part, Some(shape), Work::matmul(shape))
+}
+
+impl<const N: usize> Shared<N> {
+    /// For the parts that [`pass`] and [`product`] describe.
+    pub(crate) fn new(spans: [(Part, Option<[usize; 3]>, Work); N]) -> Self {
+        let on = SPANS.with_borrow(Option::is_some);
+        Self { spans, clocks: std::array::from_fn(|_| Clock(on.then(AtomicU64::default))) }
+    }
+
+    /// Runs `f` with a clock for each part. The time it takes is divided among them as the clocks say.
+    pub(crate) fn run<R>(self, f: impl FnOnce(&[Clock; N]) -> R) -> R {
+        let started = Instant::now();
+        let result = f(&self.clocks);
+        let all: f64 = self.clocks.iter().map(Clock::nanoseconds).sum();
+        let passed = started.elapsed();
+        SPANS.with_borrow_mut(|recorded| {
+            let Some(recorded) = recorded else { return };
+            for ((part, shape, work), clock) in self.spans.into_iter().zip(&self.clocks) {
+                let time = passed.mul_f64(clock.nanoseconds() / all.max(1.0));
+                recorded.push(Span { part, shape, work, time });
+            }
+        });
+        result
+    }
 }
 
 #[cfg(test)]

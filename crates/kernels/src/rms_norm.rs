@@ -34,8 +34,8 @@ fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     normed.broadcast_mul(&weight.to_dtype(wide)?)?.to_dtype(x.dtype())
 }
 
-/// Rows over which one task sums dw.
-const ROWS_PER_SUM: usize = 32;
+/// Rows over which dw is summed at a time.
+pub(crate) const ROWS_PER_SUM: usize = 24;
 
 struct RmsNorm {
     eps: f32,
@@ -81,28 +81,35 @@ impl CustomOp2 for RmsNorm {
 /// y, and 1 / √(mean x² + eps) of every row.
 pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let block = rows_per_task(w.len()) * w.len();
-    let ([y], rstd) = fill(x.len(), block, |task, [y]| {
-        let x = &x[task * block..][..y.len()];
-        let rows = x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len()));
-        rows.map(|(x, y)| normalise(x, w, eps, y)).collect::<Vec<_>>()
-    });
+    let ([y], rstd) =
+        fill(x.len(), block, |task, [y]| forward_rows(&x[task * block..][..y.len()], w, eps, y));
     (y, rstd.concat())
+}
+
+/// [`forward`] on the calling thread.
+pub(crate) fn forward_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> Vec<f32> {
+    let rows = x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len()));
+    rows.map(|(x, y)| normalise(x, w, eps, y)).collect()
 }
 
 /// The y of [`forward`] again, bit for bit, from what it returned besides.
 pub(crate) fn again(x: &[f32], w: &[f32], rstd: &[f32]) -> Vec<f32> {
     let rows = rows_per_task(w.len());
     fill_one(x.len(), rows * w.len(), |task, y| {
-        let x = x[task * rows * w.len()..].chunks_exact(w.len());
-        for ((x, y), &rstd) in x.zip(y.chunks_exact_mut(w.len())).zip(&rstd[task * rows..]) {
-            scale_row(x, w, rstd, y);
-        }
+        again_rows(&x[task * rows * w.len()..], w, &rstd[task * rows..], y);
     })
+}
+
+/// [`again`] on the calling thread.
+pub(crate) fn again_rows(x: &[f32], w: &[f32], rstd: &[f32], y: &mut [f32]) {
+    for ((x, y), &rstd) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())).zip(rstd) {
+        scale_row(x, w, rstd, y);
+    }
 }
 
 /// dx and dw. With n = x rstd: dn = dy w, dx = rstd (dn - n mean(dn n)) + `residual`, dw = Σ dy n over rows.
 ///
-/// Every task sums dw over its rows; tasks are cut by shape, and their sums are added in order.
+/// Tasks are cut by shape, and their sums for dw are added in order.
 pub(crate) fn backward(
     x: &[f32],
     w: &[f32],
@@ -112,22 +119,46 @@ pub(crate) fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let (d, rows) = (w.len(), ROWS_PER_SUM);
     let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
-        let (x, dy) = (&x[task * rows * d..], &dy[task * rows * d..]);
-        let data = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
-        let mut dw = vec![0.0; d];
-        for (((x, dy), dx), &rstd) in data.zip(&rstd[task * rows..]) {
-            backward_row(x, w, dy, rstd, dx, &mut dw);
-        }
-        if let Some(residual) = residual {
-            add(dx, &residual[task * rows * d..][..dx.len()]);
-        }
-        dw
+        let from = |x| from_row(x, task * rows, d);
+        backward_rows(from(x), w, &rstd[task * rows..], from(dy), residual.map(from), dx)
     });
+    (dx, sum_partial_dw(d, partial_dw))
+}
+
+/// The rows of d floats from one on.
+fn from_row(x: &[f32], row: usize, d: usize) -> &[f32] {
+    &x[row * d..]
+}
+
+/// As many rows of dx as there is room for, on the calling thread, and dw summed over every [`ROWS_PER_SUM`] rows, one after
+/// another.
+pub(crate) fn backward_rows(
+    x: &[f32],
+    w: &[f32],
+    rstd: &[f32],
+    dy: &[f32],
+    residual: Option<&[f32]>,
+    dx: &mut [f32],
+) -> Vec<f32> {
+    let (d, rows) = (w.len(), dx.len() / w.len());
+    let mut partial_dw = vec![0.0; rows.div_ceil(ROWS_PER_SUM) * d];
+    let data = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
+    for (row, (((x, dy), dx), &rstd)) in data.zip(rstd).enumerate() {
+        backward_row(x, w, dy, rstd, dx, &mut partial_dw[row / ROWS_PER_SUM * d..][..d]);
+    }
+    if let Some(residual) = residual {
+        add(dx, residual);
+    }
+    partial_dw
+}
+
+/// dw of the weight's length d, from its sums over rows in order.
+pub(crate) fn sum_partial_dw(d: usize, partial: Vec<Vec<f32>>) -> Vec<f32> {
     let mut dw = vec![0.0; d];
-    for partial in partial_dw {
+    for partial in partial.iter().flat_map(|partial| partial.chunks_exact(d)) {
         dw.iter_mut().zip(partial).for_each(|(dw, partial)| *dw += partial);
     }
-    (dx, dw)
+    dw
 }
 
 crate::multiversion! {

@@ -102,8 +102,8 @@ pub(crate) fn rotate_in_place(x: &mut [f32], cos: &[f32], sin: &[f32], [t, h]: [
         .for_each(|(task, x)| rotate_rows(x, task * rows, cos, sin, [t, width], direction));
 }
 
-/// Rotates rows of all heads, the first of which is number `first`.
-fn rotate_rows(
+/// Rotates rows of all heads, the first of which is number `first`, on the calling thread.
+pub(crate) fn rotate_rows(
     x: &mut [f32],
     first: usize,
     cos: &[f32],

@@ -16,6 +16,7 @@
 //! size of a tile touches that, so neither the number of threads nor the instruction set changes a bit.
 
 mod pack;
+mod rows;
 mod strips;
 mod tile;
 
@@ -23,6 +24,7 @@ mod tile;
 mod tests;
 
 pub(crate) use pack::Buffer;
+pub(crate) use rows::{ROW_UNIT, RowTask};
 pub(crate) use strips::Skip;
 pub(crate) use tile::Kernel;
 
@@ -48,13 +50,17 @@ const SMALLEST: [usize; 2] = [12, 16];
 /// Multiplications that are not worth waking another thread.
 const ALONE: usize = 1 << 18;
 
+/// Whether a product of \[m, k\] and \[k, n\] is left to others.
+fn is_small([m, k, n]: [usize; 3]) -> bool {
+    m < SMALLEST[0] || n < SMALLEST[1] || k == 0
+}
+
 /// Computes sums on the calling thread or on all of the current pool, if the kernels here do that well; says whether they
 /// did. Sums that share their left or their right operands gain by being computed together.
 pub(crate) fn products(sums: &mut [Sum<'_>], parallelism: Parallelism) -> bool {
     let Some(kernel) = Kernel::fast() else { return false };
     let all = || sums.iter().flat_map(|sum| &sum.products);
-    let small = |(a, b): &(Mat<'_>, Mat<'_>)| a.rows < SMALLEST[0] || b.cols < SMALLEST[1] || a.cols == 0;
-    if all().any(small) {
+    if all().any(|(a, b)| is_small([a.rows, a.cols, b.cols])) {
         return false;
     }
     let multiplications: usize = all().map(|(a, b)| a.rows * a.cols * b.cols).sum();
@@ -78,7 +84,7 @@ thread_local! {
 
 /// Products by the kernels of one instruction set.
 #[derive(Clone, Copy)]
-struct Products {
+pub(crate) struct Products {
     kernel: Kernel,
 }
 
@@ -89,11 +95,17 @@ struct Part<'a> {
     a: Mat<'a>,
 }
 
+/// What a thread computes with columns of a right operand that it packs itself.
+struct Share<'a> {
+    b: Mat<'a>,
+    parts: Vec<Part<'a>>,
+}
+
 impl Products {
     fn compute(self, sums: &mut [Sum<'_>], threads: usize) {
         if threads == 1 {
             sums.iter_mut().for_each(|sum| self.one_by_one(sum, threads));
-        } else if is_long(sums) {
+        } else if sums.iter().all(is_long) {
             self.apart(sums, threads);
         } else if packed_floats(sums) <= PACKED
             && sums.iter().all(|sum| sum.c.shape()[0] == sums[0].c.shape()[0])
@@ -126,12 +138,28 @@ impl Products {
         }
     }
 
-    /// Products with one right operand, of which each thread packs what it needs.
+    /// Products of which each thread packs what it needs.
     fn apart(self, sums: &mut [Sum<'_>], threads: usize) {
-        let Some(&(_, b)) = sums.first().and_then(|sum| sum.products.first()) else { return };
+        let mut shares = vec![];
+        for group in sums.chunk_by_mut(|sum, next| right_of(sum).is(right_of(next))) {
+            let of_group = self.shares(group, threads);
+            // Threads begin with as many shares of each group, in the order of their places.
+            let count = of_group.len() as f64;
+            shares
+                .extend(of_group.into_iter().enumerate().map(|(index, share)| (index as f64 / count, share)));
+        }
+        shares.sort_by(|(place, _), (other, _)| place.total_cmp(other));
+        shares
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(_, mut share)| self.alone(&mut share.parts, share.b));
+    }
+
+    /// Products with one right operand, cut into shares of some columns and some rows, which may be of several results.
+    fn shares<'a>(self, sums: &'a mut [Sum<'_>], threads: usize) -> Vec<Share<'a>> {
+        let Some(b) = sums.first().map(right_of) else { return vec![] };
         let all_rows = sums.iter().map(|sum| sum.c.shape()[0]).sum();
         let [rows, cols] = self.share([all_rows, b.cols], threads);
-        let mut parts: Vec<(usize, Vec<Part<'_>>)> = vec![];
         let mut columns: Vec<_> = sums
             .iter_mut()
             .map(|sum| {
@@ -139,36 +167,35 @@ impl Products {
                 (sum.c.cut(shape).into_iter(), sum.update, sum.products[0].0)
             })
             .collect();
+        let mut shares = vec![];
         for col in (0..b.cols).step_by(cols) {
-            // All rows of all results, and after how many of them the next part begins.
-            let (mut part, mut free) = (vec![], rows);
+            let mut share = |parts| shares.push(Share { b: b.window([0, col], [b.rows, cols]), parts });
+            // All rows of all results, and after how many of them the next share begins.
+            let (mut parts, mut free) = (vec![], rows);
             for (windows, update, a) in &mut columns {
                 let Some((_, mut c)) = windows.next() else { continue };
                 let (mut update, mut a) = (update.window([0, col], c.shape()), *a);
                 while a.rows > 0 {
                     let count = free.min(a.rows);
-                    let (upper, lower) = c.split_rows(count);
-                    part.push(Part {
+                    let upper = c.take_rows(count);
+                    parts.push(Part {
                         c: upper,
                         update: update.window([0, 0], [count, cols]),
                         a: a.rows(0, count),
                     });
-                    (c, update, a) =
-                        (lower, update.window([count, 0], [a.rows, cols]), a.rows(count, a.rows - count));
+                    (update, a) = (update.window([count, 0], [a.rows, cols]), a.rows(count, a.rows - count));
                     free -= count;
                     if free == 0 {
-                        parts.push((col, std::mem::take(&mut part)));
+                        share(std::mem::take(&mut parts));
                         free = rows;
                     }
                 }
             }
-            if !part.is_empty() {
-                parts.push((col, part));
+            if !parts.is_empty() {
+                share(parts);
             }
         }
-        parts.into_par_iter().with_max_len(1).for_each(|(col, mut parts)| {
-            self.alone(&mut parts, b.window([0, col], [b.rows, cols]));
-        });
+        shares
     }
 
     /// Products with one right operand on the calling thread.
@@ -295,13 +322,14 @@ struct Packed<'a> {
     blocks: Vec<Strips<'a>>,
 }
 
-/// Whether these are products of long sums and the same right operand: gradients of weights, sums over tokens.
-fn is_long(sums: &[Sum<'_>]) -> bool {
-    let rows: usize = sums.iter().map(|sum| sum.c.shape()[0]).sum();
-    sums.iter().all(|sum| match (&sum.products[..], &sums[0].products[..]) {
-        ([(a, b)], [(_, first)]) => a.cols > 4 * rows && !a.rows_are_contiguous() && b.is(*first),
-        _ => false,
-    })
+/// Whether this is one product with long sums: the gradient of a weight, a sum over tokens.
+fn is_long(sum: &Sum<'_>) -> bool {
+    matches!(&sum.products[..], [(a, _)] if a.cols > 4 * a.rows && !a.rows_are_contiguous())
+}
+
+/// The right operand of the first product.
+fn right_of<'a>(sum: &Sum<'a>) -> Mat<'a> {
+    sum.products[0].1
 }
 
 /// About how many floats the right operands take when they are packed.

@@ -1,5 +1,6 @@
 //! Causal self-attention with its norm, rotary positions and residual connection.
 
+use super::attention_rows::AttentionRows;
 use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
@@ -55,19 +56,19 @@ impl AttentionBlock {
 }
 
 /// The block for inputs of one shape.
-struct Shaped {
-    block: AttentionBlock,
-    shape: HeadShape,
+pub(super) struct Shaped {
+    pub(super) block: AttentionBlock,
+    pub(super) shape: HeadShape,
 }
 
 /// Values of the forward pass.
 pub(super) struct Kept {
     /// \[b, t\], of the norm.
-    rstd: Vec<f32>,
+    pub(super) rstd: Vec<f32>,
     /// Each \[b, t, h, d\]; queries and keys rotated.
     qkv: [Vec<f32>; 3],
     /// \[b, t, h, d\].
-    out: Vec<f32>,
+    pub(super) out: Vec<f32>,
     /// \[b, h, t\].
     log_sum_exp: Vec<f32>,
     /// \[b, t\], of the norm before the output projection.
@@ -77,9 +78,9 @@ pub(super) struct Kept {
 }
 
 /// The weights of a block by name.
-struct Weights<'a> {
-    norm: &'a [f32],
-    qkv: [&'a [f32]; 3],
+pub(super) struct Weights<'a> {
+    pub(super) norm: &'a [f32],
+    pub(super) qkv: [&'a [f32]; 3],
     sub_norm: &'a [f32],
     o: &'a [f32],
 }
@@ -92,15 +93,23 @@ impl HalfBlock for Shaped {
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
         let AttentionBlock { norm, qkv, sub_norm, o, formats, scale, .. } = &self.block;
-        let (n, rstd) = norm.forward(x, w.norm, formats.compute);
-        let mut all = Projection::forward_each(&qkv.each_ref(), &n, &w.qkv)?.into_iter();
-        drop(n);
-        let [(mut queries, q_state), (mut keys, k_state), (values, v_state)] =
-            std::array::from_fn(|_| all.next().unwrap_or_default());
-        self.rotate([&mut queries, &mut keys], 1.0)?;
-        round_in_place(&mut queries, formats.compute);
-        round_in_place(&mut keys, formats.compute);
-        let qkv = [queries, keys, values];
+        let (qkv, rstd, qkv_states) = match AttentionRows::new(self, x, &w) {
+            Some(rows) => {
+                let (qkv, rstd) = rows.forward()?;
+                (qkv, rstd, [None, None, None])
+            }
+            None => {
+                let (n, rstd) = norm.forward(x, w.norm, formats.compute);
+                let mut all = Projection::forward_each(&qkv.each_ref(), &n, &w.qkv)?.into_iter();
+                drop(n);
+                let [(mut queries, q_state), (mut keys, k_state), (values, v_state)] =
+                    std::array::from_fn(|_| all.next().unwrap_or_default());
+                self.rotate([&mut queries, &mut keys], 1.0)?;
+                round_in_place(&mut queries, formats.compute);
+                round_in_place(&mut keys, formats.compute);
+                ([queries, keys, values], rstd, [q_state, k_state, v_state])
+            }
+        };
         let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
             attention::forward(self.heads(&qkv), self.shape, *scale as f32)
         });
@@ -115,13 +124,16 @@ impl HalfBlock for Shaped {
             (y, o_state) = o.forward_onto(x, &out, w.o)?;
         }
         round_in_place(&mut y, formats.residual);
-        let qkv_states = [q_state, k_state, v_state];
         Ok((y, Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state }))
     }
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
         let w = self.weights(weights);
-        let AttentionBlock { qkv, sub_norm, o, formats, scale, .. } = &self.block;
+        let AttentionBlock { qkv, sub_norm, o, formats, .. } = &self.block;
+        if let Some(rows) = AttentionRows::new(self, x, &w) {
+            let of_out = o.input_gradient(w.o, grad)?;
+            return rows.back(kept, grad, self.back_through_heads(kept, &of_out));
+        }
         let grad = rounded(grad, formats.residual);
         let (mut of_out, of_o, of_sub_norm);
         if sub_norm.is_some() {
@@ -136,11 +148,7 @@ impl HalfBlock for Shaped {
             of_sub_norm = None;
         }
         round_in_place(&mut of_out, formats.compute);
-        let [mut of_q, mut of_k, of_v] = span(Part::Attention, self.attention_work(4.0, 8), || {
-            let [q, k, v] = self.heads(&kept.qkv);
-            let [out, of_out] = [&kept.out, &of_out].map(|x| Heads::contiguous(x, self.shape));
-            attention::backward([q, k, v, out], &kept.log_sum_exp, of_out, self.shape, *scale as f32)
-        });
+        let [mut of_q, mut of_k, of_v] = self.back_through_heads(kept, &of_out);
         round_in_place(&mut of_q, formats.compute);
         round_in_place(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
@@ -174,6 +182,16 @@ impl Shaped {
 
     fn heads<'a>(&self, qkv: &'a [Vec<f32>; 3]) -> [Heads<'a>; 3] {
         qkv.each_ref().map(|x| Heads::contiguous(x, self.shape))
+    }
+
+    /// Gradients of queries, keys and values from that of what the heads gave.
+    fn back_through_heads(&self, kept: &Kept, of_out: &[f32]) -> [Vec<f32>; 3] {
+        span(Part::Attention, self.attention_work(4.0, 8), || {
+            let [q, k, v] = self.heads(&kept.qkv);
+            let [out, of_out] = [&kept.out, of_out].map(|x| Heads::contiguous(x, self.shape));
+            let scale = self.block.scale as f32;
+            attention::backward([q, k, v, out], &kept.log_sum_exp, of_out, self.shape, scale)
+        })
     }
 
     fn rotate(&self, tensors: [&mut Vec<f32>; 2], direction: f32) -> Result<()> {

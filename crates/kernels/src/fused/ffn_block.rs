@@ -1,5 +1,6 @@
 //! A feed-forward block with its norm and its residual connection.
 
+use super::ffn_rows::FfnRows;
 use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
@@ -51,25 +52,26 @@ impl FfnBlock {
 }
 
 /// Values of the forward pass, `n` tokens each.
+#[derive(Default)]
 pub(super) struct Kept {
     /// \[n\], of the norm.
-    rstd: Vec<f32>,
+    pub(super) rstd: Vec<f32>,
     /// \[n, d_ff\], before its function.
-    gate: Option<Vec<f32>>,
+    pub(super) gate: Option<Vec<f32>>,
     /// \[n, d_ff\], before its function.
-    up: Vec<f32>,
+    pub(super) up: Vec<f32>,
     /// \[n\], of the norm before the down projection.
-    sub_rstd: Vec<f32>,
-    states: [State; 3],
+    pub(super) sub_rstd: Vec<f32>,
+    pub(super) states: [State; 3],
 }
 
 /// The weights of a block by name.
-struct Weights<'a> {
-    norm: &'a [f32],
-    gate: &'a [f32],
-    up: &'a [f32],
+pub(super) struct Weights<'a> {
+    pub(super) norm: &'a [f32],
+    pub(super) gate: &'a [f32],
+    pub(super) up: &'a [f32],
     sub_norm: &'a [f32],
-    down: &'a [f32],
+    pub(super) down: &'a [f32],
 }
 
 impl HalfBlock for FfnBlock {
@@ -79,6 +81,9 @@ impl HalfBlock for FfnBlock {
 
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
+        if let Some(block) = FfnRows::new(self, x, &w) {
+            return Ok(block.run());
+        }
         let FfnBlock { norm, sub_norm, down, formats, .. } = self;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
         let mut branches = Projection::forward_each(&self.branches(), &n, &w.branches())?;
@@ -100,6 +105,9 @@ impl HalfBlock for FfnBlock {
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
         let w = self.weights(weights);
+        if let Some(block) = FfnRows::new(self, x, &w) {
+            return Ok(block.back(kept, grad));
+        }
         let formats = &self.formats;
         let grad = rounded(grad, formats.residual);
         let of_hidden = self.back_to_hidden(&w, kept, &grad)?;

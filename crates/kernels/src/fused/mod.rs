@@ -13,7 +13,9 @@
 //! a [`Relay`](relay::Relay): one scalar that depends on all of them. [`backward`] takes their gradients from there.
 
 mod attention_block;
+mod attention_rows;
 mod ffn_block;
+mod ffn_rows;
 mod half_block;
 mod head_loss;
 mod projection;
@@ -31,6 +33,7 @@ use crate::round::round_in_place;
 use candle_core::Tensor;
 use numerics::NumericFormat;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// An RMSNorm: its weight \[d\] and what is added to the mean square.
 #[derive(Clone, Debug)]
@@ -71,6 +74,11 @@ fn norm_backward(
         round_in_place(&mut dy, format);
         rms_norm::backward(x, w, rstd, &dy, residual)
     })
+}
+
+/// Some rows of a matrix with so many columns.
+fn rows_of<'a>(x: &'a [f32], rows: &Range<usize>, cols: usize) -> &'a [f32] {
+    &x[rows.start * cols..rows.end * cols]
 }
 
 /// Types to which values between operations are rounded, and their gradients.
