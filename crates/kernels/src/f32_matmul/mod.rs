@@ -8,9 +8,9 @@
 //! They are packed too, once for all products that share them: where they lie, rows a power of two apart compete for the
 //! same places of a cache.
 //!
-//! **Threads** pack b together, and then take small tasks, since cores that are shared with others are not equally fast. Long
-//! sums (the gradients of weights are sums over tokens) have a small result: there a thread packs for its own part of
-//! the result, just before it multiplies.
+//! **Threads** pack b together, and then take one small task after another, since cores that are shared with others are not
+//! equally fast. Long sums (the gradients of weights are sums over tokens) have a small result: there a task packs for its own part of the
+//! result, just before it multiplies.
 //!
 //! An element of c is the sum of sums of [`TERMS`] terms, each taken in order and fused. Neither the cut into tasks nor the
 //! size of a tile touches that, so neither the number of threads nor the instruction set changes a bit.
@@ -32,6 +32,7 @@ use crate::matmul::{Mat, MatMut, Sum, Update};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use strips::{LeftCopy, Strips};
 
 /// Terms that are summed in registers: a strip of b has 16 KiB, half of the L1 cache.
@@ -42,6 +43,9 @@ const ROWS: usize = 96;
 
 /// Floats of b that are packed at a time: 4 MiB, to be read from the L3 cache.
 const PACKED: usize = 1 << 20;
+
+/// Rows and columns of the parts that products with long sums are cut into, at most.
+const LONG_PART: [usize; 2] = [352, 352];
 
 /// Rows and columns below which there is more to pack than to multiply; the same for all kernels, so that the CPU does not
 /// show.
@@ -88,17 +92,11 @@ pub(crate) struct Products {
     kernel: Kernel,
 }
 
-/// What a thread computes of a product whose right operand it has packed.
+/// A part of a product's result, and the rows of a that it comes from.
 struct Part<'a> {
     c: MatMut<'a>,
     update: Update<'a>,
     a: Mat<'a>,
-}
-
-/// What a thread computes with columns of a right operand that it packs itself.
-struct Share<'a> {
-    b: Mat<'a>,
-    parts: Vec<Part<'a>>,
 }
 
 impl Products {
@@ -106,7 +104,7 @@ impl Products {
         if threads == 1 {
             sums.iter_mut().for_each(|sum| self.one_by_one(sum, threads));
         } else if sums.iter().all(is_long) {
-            self.apart(sums, threads);
+            self.long(sums, threads);
         } else if packed_floats(sums) <= PACKED
             && sums.iter().all(|sum| sum.c.shape()[0] == sums[0].c.shape()[0])
         {
@@ -123,8 +121,7 @@ impl Products {
         for (index, &(a, b)) in sum.products.iter().enumerate() {
             let update = if index == 0 { sum.update } else { sum.update.more() };
             if threads == 1 {
-                let part = Part { c: sum.c.window([0, 0], [a.rows, b.cols]), update, a };
-                self.alone(&mut [part], b);
+                self.alone(Part { c: sum.c.window([0, 0], [a.rows, b.cols]), update, a }, b);
                 continue;
             }
             let terms = a.cols.next_multiple_of(even_part(a.cols, TERMS, 4));
@@ -138,85 +135,41 @@ impl Products {
         }
     }
 
-    /// Products of which each thread packs what it needs.
-    fn apart(self, sums: &mut [Sum<'_>], threads: usize) {
-        let mut shares = vec![];
-        for group in sums.chunk_by_mut(|sum, next| right_of(sum).is(right_of(next))) {
-            let of_group = self.shares(group, threads);
-            // Threads begin with as many shares of each group, in the order of their places.
-            let count = of_group.len() as f64;
-            shares
-                .extend(of_group.into_iter().enumerate().map(|(index, share)| (index as f64 / count, share)));
-        }
-        shares.sort_by(|(place, _), (other, _)| place.total_cmp(other));
-        shares
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|(_, mut share)| self.alone(&mut share.parts, share.b));
-    }
-
-    /// Products with one right operand, cut into shares of some columns and some rows, which may be of several results.
-    fn shares<'a>(self, sums: &'a mut [Sum<'_>], threads: usize) -> Vec<Share<'a>> {
-        let Some(b) = sums.first().map(right_of) else { return vec![] };
-        let all_rows = sums.iter().map(|sum| sum.c.shape()[0]).sum();
-        let [rows, cols] = self.share([all_rows, b.cols], threads);
-        let mut columns: Vec<_> = sums
-            .iter_mut()
-            .map(|sum| {
-                let shape = [sum.c.shape()[0], cols];
-                (sum.c.cut(shape).into_iter(), sum.update, sum.products[0].0)
-            })
-            .collect();
-        let mut shares = vec![];
-        for col in (0..b.cols).step_by(cols) {
-            let mut share = |parts| shares.push(Share { b: b.window([0, col], [b.rows, cols]), parts });
-            // All rows of all results, and after how many of them the next share begins.
-            let (mut parts, mut free) = (vec![], rows);
-            for (windows, update, a) in &mut columns {
-                let Some((_, mut c)) = windows.next() else { continue };
-                let (mut update, mut a) = (update.window([0, col], c.shape()), *a);
-                while a.rows > 0 {
-                    let count = free.min(a.rows);
-                    let upper = c.take_rows(count);
-                    parts.push(Part {
-                        c: upper,
-                        update: update.window([0, 0], [count, cols]),
-                        a: a.rows(0, count),
-                    });
-                    (update, a) = (update.window([count, 0], [a.rows, cols]), a.rows(count, a.rows - count));
-                    free -= count;
-                    if free == 0 {
-                        share(std::mem::take(&mut parts));
-                        free = rows;
-                    }
-                }
-            }
-            if !parts.is_empty() {
-                share(parts);
+    /// Products with long sums on all threads. A task goes through all terms of a part of a result that stays in the L2 cache,
+    /// and packs what it multiplies with, which then is there too.
+    fn long(self, sums: &mut [Sum<'_>], threads: usize) {
+        let all: usize = sums.iter().map(|sum| sum.c.shape().iter().product::<usize>()).sum();
+        let mut tasks = vec![];
+        for Sum { c, update, products } in sums {
+            let ([rows, cols], (a, b)) = (c.shape(), products[0]);
+            let part_cols = even_part(cols, LONG_PART[1], self.kernel.cols);
+            let most_rows = (all / (threads * part_cols)).clamp(ROWS, LONG_PART[0]);
+            let part_rows = even_part(rows, most_rows, self.kernel.rows);
+            for (place, c) in c.cut([part_rows, part_cols]) {
+                let [rows, cols] = c.shape();
+                let part = Part { update: update.window(place, [rows, cols]), c, a: a.rows(place[0], rows) };
+                tasks.push((part, b.window([0, place[1]], [b.rows, cols])));
             }
         }
-        shares
+        in_turn(tasks, |(part, b)| self.alone(part, b));
     }
 
-    /// Products with one right operand on the calling thread.
-    fn alone(self, parts: &mut [Part<'_>], b: Mat<'_>) {
+    /// A product on the calling thread.
+    fn alone(self, Part { mut c, update, a }: Part<'_>, b: Mat<'_>) {
         let terms = even_part(b.rows, TERMS, 4);
         let cols = even_part(b.cols, PACKED / terms, self.kernel.cols);
         let mut buffer = PACKED_B.take();
         for col in (0..b.cols).step_by(cols) {
             for term in (0..b.rows).step_by(terms) {
                 let strips = self.kernel.pack_right(b.window([term, col], [terms, cols]), &mut buffer);
-                for Part { c, update, a } in parts.iter_mut() {
-                    let update = if term == 0 { *update } else { update.more() };
-                    let rows = even_part(a.rows, ROWS, self.kernel.rows);
-                    let mut c = c.window([0, col], [a.rows, cols]);
-                    for ([row, _], mut c) in c.cut([rows, cols]) {
-                        let update = update.window([row, col], c.shape());
-                        let a = a.window([row, term], [rows, terms]);
-                        PACKED_A.with_borrow_mut(|spare| {
-                            self.kernel.multiply_packed(&mut c, update, a, strips, Skip::Nothing, spare);
-                        });
-                    }
+                let update = if term == 0 { update } else { update.more() };
+                let rows = even_part(a.rows, ROWS, self.kernel.rows);
+                for ([row, _], mut c) in c.window([0, col], [a.rows, cols]).cut([rows, cols]) {
+                    let update = update.window([row, col], c.shape());
+                    let a = a.window([row, term], [rows, terms]);
+                    PACKED_A.with_borrow_mut(|spare| {
+                        self.kernel.multiply_packed(&mut c, update, a, strips, Skip::Nothing, spare);
+                    });
                 }
             }
         }
@@ -226,29 +179,27 @@ impl Products {
     /// Sums of as many rows on all threads, which share packed right operands. A task takes some rows through all products.
     fn together(self, sums: &mut [Sum<'_>], threads: usize) {
         let Some(all_rows) = sums.first().map(|sum| sum.c.shape()[0]) else { return };
-        let most_rows = (all_rows / (4 * threads)).clamp(2 * self.kernel.rows, ROWS);
-        let rows = even_part(all_rows, most_rows, self.kernel.rows);
         let mut buffer = PACKED_B.take();
         let right = sums.iter().flat_map(|sum| sum.products.iter().map(|(_, b)| *b)).collect::<Vec<_>>();
         let packed = self.pack(&right, &mut buffer);
         let mut packed = &packed[..];
-        let mut tasks: Vec<_> = (0..all_rows).step_by(rows).map(|row| (row, vec![])).collect();
+        let mut tasks: Vec<_> = rows_in_turn(all_rows, threads).map(|rows| (rows, vec![])).collect();
         for Sum { c, update, products } in sums {
             let (of_sum, others) = packed.split_at(products.len());
             packed = others;
-            let shape = [rows, c.shape()[1]];
-            for ((_, task), (_, c)) in tasks.iter_mut().zip(c.cut(shape)) {
-                task.push((c, *update, &*products, of_sum));
+            let mut c = c.window([0, 0], c.shape());
+            for (rows, task) in &mut tasks {
+                task.push((c.take_rows(rows.len()), *update, &*products, of_sum));
             }
         }
-        tasks.into_par_iter().with_max_len(1).for_each(|(row, sums)| {
+        in_turn(tasks, |(rows, sums)| {
             PACKED_A.with_borrow_mut(|spare| {
                 let mut copy = LeftCopy::new(spare);
                 for (mut c, update, products, packed) in sums {
-                    let mut update = update.window([row, 0], c.shape());
+                    let mut update = update.window([rows.start, 0], c.shape());
                     for ((a, _), Packed { terms, blocks }) in products.iter().zip(packed) {
                         for (block, strips) in blocks.iter().enumerate() {
-                            let a = a.window([row, block * terms], [rows, *terms]);
+                            let a = a.window([rows.start, block * terms], [rows.len(), *terms]);
                             self.kernel.multiply_copy(&mut c, update, a, *strips, &mut copy);
                             update = update.more();
                         }
@@ -297,22 +248,6 @@ impl Products {
         };
         packed.into_iter().map(of_one).collect()
     }
-
-    /// The shape of parts of c that threads compute alone: the same for all, and little is packed twice.
-    fn share(self, [rows, cols]: [usize; 2], threads: usize) -> [usize; 2] {
-        /// Rows that are worth packing b, about.
-        const ENOUGH: usize = 320;
-        // A part of the rows packs all of b, a part of the columns all of a.
-        let cost = |by_rows: usize| by_rows * cols + threads / by_rows * rows;
-        let ways = (1..=threads).filter(|by_rows| threads.is_multiple_of(*by_rows));
-        let by_rows = ways.min_by_key(|by_rows| cost(*by_rows)).unwrap_or(1);
-        let by_cols = threads / by_rows;
-        let by_rows = by_rows * (rows as f64 / (by_rows * ENOUGH) as f64).round().max(1.0) as usize;
-        [
-            rows.div_ceil(by_rows).next_multiple_of(self.kernel.rows),
-            cols.div_ceil(by_cols).next_multiple_of(self.kernel.cols),
-        ]
-    }
 }
 
 /// A right operand, packed.
@@ -327,14 +262,33 @@ fn is_long(sum: &Sum<'_>) -> bool {
     matches!(&sum.products[..], [(a, _)] if a.cols > 4 * a.rows && !a.rows_are_contiguous())
 }
 
-/// The right operand of the first product.
-fn right_of<'a>(sum: &Sum<'a>) -> Mat<'a> {
-    sum.products[0].1
-}
-
 /// About how many floats the right operands take when they are packed.
 fn packed_floats(sums: &[Sum<'_>]) -> usize {
     sums.iter().flat_map(|sum| &sum.products).map(|(_, b)| b.rows * b.cols).sum()
+}
+
+/// Cuts rows into tasks that threads are to take one after another. The last are small, so that no thread waits long for
+/// another.
+fn rows_in_turn(all: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = all - start;
+        let count = (left / (2 * threads)).clamp(1, ROWS).next_multiple_of(ROW_UNIT).min(left);
+        let rows = start..start + count;
+        start = rows.end;
+        (count > 0).then_some(rows)
+    })
+}
+
+/// Runs tasks on all threads, each of which takes the next when it has done one. Returns what they did, in their order.
+fn in_turn<T: Send, R: Send>(mut tasks: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if tasks.len() <= 1 {
+        return tasks.pop().map(run).into_iter().collect(); // not worth waking another thread
+    }
+    let tasks = tasks.into_iter().enumerate().par_bridge();
+    let mut done: Vec<(usize, R)> = tasks.map(|(index, task)| (index, run(task))).collect();
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, done)| done).collect()
 }
 
 /// The length of equal parts of `len` that are at most `most` long, but for rounding up to multiples of `unit`.

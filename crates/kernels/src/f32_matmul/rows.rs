@@ -3,9 +3,8 @@
 
 use super::pack::Buffer;
 use super::strips::LeftCopy;
-use super::{Kernel, PACKED, PACKED_A, PACKED_B, Packed, Products, ROWS, even_part, is_small};
+use super::{Kernel, PACKED, PACKED_A, PACKED_B, Packed, Products, in_turn, is_small, rows_in_turn};
 use crate::matmul::{Mat, MatMut, Update};
-use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -76,17 +75,11 @@ impl Products {
         task: impl Fn(RowTask<'_, N, M>) -> R + Sync,
     ) -> Vec<R> {
         let all = results.first().map_or(0, |c| c.shape()[0]);
-        let most = (all / (4 * rayon::current_num_threads())).clamp(ROW_UNIT, ROWS);
-        let count = even_part(all.max(1), most, ROW_UNIT);
-        let mut tasks = vec![];
-        for start in (0..all).step_by(count) {
-            let rows = start..all.min(start + count);
-            let parts = results.each_mut().map(|c| c.take_rows(rows.len()));
-            tasks.push((rows, parts));
-        }
+        let tasks = rows_in_turn(all, rayon::current_num_threads());
+        let tasks = tasks.map(|rows| (results.each_mut().map(|c| c.take_rows(rows.len())), rows)).collect();
         let mut buffer = PACKED_B.take();
         let right = self.pack(right, &mut buffer);
-        let run = |(rows, results): (Range<usize>, [MatMut<'_>; N])| {
+        let done = in_turn(tasks, |(results, rows)| {
             BETWEEN.with_borrow_mut(|between| {
                 PACKED_A.with_borrow_mut(|spare| {
                     let mut free = between.floats(widths.iter().map(|width| rows.len() * width).sum());
@@ -99,12 +92,7 @@ impl Products {
                     task(RowTask { rows, results, scratch, products })
                 })
             })
-        };
-        let done = if tasks.len() == 1 {
-            tasks.into_iter().map(run).collect() // not worth waking another thread
-        } else {
-            tasks.into_par_iter().with_max_len(1).map(run).collect()
-        };
+        });
         PACKED_B.set(buffer);
         done
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::matmul::Before;
 use crate::testing::*;
+use candle_core::Tensor;
 use proptest::prelude::*;
 
 /// How a matrix lies in memory.
@@ -138,7 +139,8 @@ proptest! {
         let dy = |i: usize| Mat::row_major(&dys[i], n, widths[i]);
         let all = 0..widths.len();
         let forward: Vec<_> = all.clone().map(|i| (update, vec![(x, w(i).t())])).collect();
-        let gradients: Vec<_> = all.clone().map(|i| (update, vec![(dy(i).t(), x)])).collect();
+        let mut gradients: Vec<_> = all.clone().map(|i| (update, vec![(dy(i).t(), x)])).collect();
+        gradients.push((update, vec![(Mat::row_major(&residual, n, d_in).t(), dy(0))]));
         let before = if others { Before::Other(Mat::row_major(&residual, n, d_in)) } else { Before::Nothing };
         let input = vec![(Update { before, ..update }, all.map(|i| (dy(i), w(i))).collect::<Vec<_>>())];
         for kernel in Kernel::all() {
@@ -212,14 +214,65 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
 }
 
 #[test]
-fn parts_are_equal_and_cover_all() {
-    let products = Products { kernel: Kernel::all()[0] };
-    for (rows, cols, threads, parts) in [(688, 256, 2, 2), (256, 688, 2, 2), (768, 256, 16, 16), (6, 8, 8, 1)]
-    {
-        let [part_rows, part_cols] = products.share([rows, cols], threads);
-        let found = rows.div_ceil(part_rows) * cols.div_ceil(part_cols);
-        assert_eq!(found, parts, "{rows} x {cols}, {threads} threads");
+fn rows_are_cut_into_ever_smaller_tasks() {
+    for (all, threads) in [(0, 2), (1, 2), (24, 1), (25, 16), (4096, 2), (4096, 16), (1000, 1)] {
+        let cut: Vec<_> = rows_in_turn(all, threads).collect();
+        let ends = cut.iter().map(|rows| rows.end);
+        assert!(cut.iter().map(|rows| rows.start).eq([0].into_iter().chain(ends).take(cut.len())));
+        assert_eq!(cut.last().map_or(0, |rows| rows.end), all);
+        assert!(cut.is_sorted_by(|rows, next| rows.len() >= next.len()));
+        assert!(cut.iter().all(|rows| (1..=ROWS).contains(&rows.len())));
+        assert!(cut.iter().rev().skip(1).all(|rows| rows.len().is_multiple_of(ROW_UNIT)));
     }
+}
+
+/// Two products one after another, and a third of the same left operand.
+#[test]
+fn rows_through_several_products_have_the_bits_of_one_after_another() -> candle_core::Result<()> {
+    let (n, d, between) = (333, TERMS + 30, 50);
+    let (x, inward, outward, aside) =
+        (values(1, n * d), values(2, d * between), values(4, between * d), values(5, d * 70));
+    let right = [
+        Mat::row_major(&inward, d, between),
+        Mat::row_major(&outward, between, d),
+        Mat::row_major(&aside, 70, d).t(),
+    ];
+    let x = Mat::row_major(&x, n, d);
+    let onto = Update { before: Before::Other(x), ..Update::OVERWRITE };
+    for kernel in Kernel::all() {
+        let without_gaps = |c: Vec<f32>, cols: usize| -> Vec<f32> {
+            c.chunks(cols + GAP).flat_map(|row| &row[..cols]).copied().collect()
+        };
+        let hidden = without_gaps(run(kernel, Update::OVERWRITE, x, right[0], 1), between);
+        let hidden = Mat::row_major(&hidden, n, between);
+        let expected = [
+            without_gaps(run(kernel, onto, hidden, right[1], 1), d),
+            without_gaps(run(kernel, Update::OVERWRITE, x, right[2], 1), 70),
+        ];
+        same_bits_in_every_pool(|| {
+            // SAFETY: both products of a task write all its rows.
+            let (found, starts) = unsafe {
+                crate::matmul::written(n, [d, 70], |results| {
+                    Products { kernel }.by_rows(&right, results, [between], |task: RowTask<'_, 2, 1>| {
+                        let RowTask { rows, results: [mut y, mut z], scratch: [hidden], mut products } = task;
+                        let mut c = MatMut::row_major(hidden, rows.len(), between);
+                        let mut both = [(0, &mut c, Update::OVERWRITE), (2, &mut z, Update::OVERWRITE)];
+                        let x = x.rows(rows.start, rows.len());
+                        products.multiply(x, &mut both);
+                        let hidden = Mat::row_major(hidden, rows.len(), between);
+                        let onto = Update { before: Before::Other(x), ..Update::OVERWRITE };
+                        products.multiply(hidden, &mut [(1, &mut y, onto)]);
+                        rows.start
+                    })
+                })
+            };
+            assert!(
+                starts.is_sorted() && found.iter().zip(&expected).all(|(one, other)| same_bits(one, other))
+            );
+            found.into_iter().map(|x| Tensor::new(x, &candle_core::Device::Cpu)).collect()
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
