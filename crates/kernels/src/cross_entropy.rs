@@ -144,14 +144,16 @@ fn losses(logits: &[f32], targets: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
 pub(crate) fn losses_and_gradient(logits: &mut [f32], targets: &[u32], factor: Option<f32>) -> Vec<f32> {
     let v = logits.len() / targets.len().max(1);
     let rows = logits.par_chunks_mut(v.max(1)).zip(targets).with_min_len(rows_per_task(v));
-    rows.map(|(logits, &target)| {
-        let of_target = logits[target as usize];
-        let Some(factor) = factor else { return log_sum_exp(logits) - of_target };
-        let log_sum_exp = softmax_in_place(logits, factor);
-        logits[target as usize] -= factor;
-        log_sum_exp - of_target
-    })
-    .collect()
+    rows.map(|(logits, &target)| loss_and_gradient(logits, target, factor)).collect()
+}
+
+/// [`losses_and_gradient`] of one row.
+pub(crate) fn loss_and_gradient(logits: &mut [f32], target: u32, factor: Option<f32>) -> f32 {
+    let of_target = logits[target as usize];
+    let Some(factor) = factor else { return log_sum_exp(logits) - of_target };
+    let log_sum_exp = softmax_in_place(logits, factor);
+    logits[target as usize] -= factor;
+    log_sum_exp - of_target
 }
 
 /// The error of an id that is not below `bound`, if there is one.

@@ -24,7 +24,7 @@ mod tile;
 mod tests;
 
 pub(crate) use pack::Buffer;
-pub(crate) use rows::{ROW_UNIT, RowTask};
+pub(crate) use rows::{ROW_UNIT, RightOperands, RowTask};
 pub(crate) use strips::Skip;
 pub(crate) use tile::Kernel;
 

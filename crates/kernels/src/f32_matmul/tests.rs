@@ -253,7 +253,7 @@ fn rows_through_several_products_have_the_bits_of_one_after_another() -> candle_
             // SAFETY: both products of a task write all its rows.
             let (found, starts) = unsafe {
                 crate::matmul::written(n, [d, 70], |results| {
-                    Products { kernel }.by_rows(&right, results, [between], |task: RowTask<'_, 2, 1>| {
+                    let task = |task: RowTask<'_, 2, 1>| {
                         let RowTask { rows, results: [mut y, mut z], scratch: [hidden], mut products } = task;
                         let mut c = MatMut::row_major(hidden, rows.len(), between);
                         let mut both = [(0, &mut c, Update::OVERWRITE), (2, &mut z, Update::OVERWRITE)];
@@ -263,7 +263,8 @@ fn rows_through_several_products_have_the_bits_of_one_after_another() -> candle_
                         let onto = Update { before: Before::Other(x), ..Update::OVERWRITE };
                         products.multiply(hidden, &mut [(1, &mut y, onto)]);
                         rows.start
-                    })
+                    };
+                    Products { kernel }.with_packed(&right, |right| right.by_rows(results, [between], task))
                 })
             };
             assert!(

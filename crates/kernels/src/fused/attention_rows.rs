@@ -56,7 +56,7 @@ impl<'a> AttentionRows<'a> {
                 written(n, [d; 3], |results| {
                     parts.run(|clocks| {
                         let task = |task: RowTask<'_, 3, 1>| self.forward_rows(task, clocks, angles);
-                        self.products.by_rows(&right, results, [d], task)
+                        self.products.with_packed(&right, |right| right.by_rows(results, [d], task))
                     })
                 })
             };
@@ -97,7 +97,8 @@ impl<'a> AttentionRows<'a> {
                 written(n, [d; 2], |[of_x, normed]| {
                     parts.run(|clocks| {
                         let task = |task: RowTask<'_, 5, 1>| self.back_rows(task, clocks, angles, kept, grad);
-                        self.products.by_rows(&right, [of_x, normed, of_q, of_k, of_v], [d], task)
+                        let results = [of_x, normed, of_q, of_k, of_v];
+                        self.products.with_packed(&right, |right| right.by_rows(results, [d], task))
                     })
                 })
             })

@@ -67,7 +67,9 @@ impl<'a> FfnRows<'a> {
         let ([y, up, gate], rstd) = unsafe {
             written(n, [d, d_ff, d_gate], |results| {
                 parts.run(|clocks| {
-                    self.products.by_rows(&right, results, [d, d_ff], |task| self.run_rows(task, clocks))
+                    self.products.with_packed(&right, |right| {
+                        right.by_rows(results, [d, d_ff], |task| self.run_rows(task, clocks))
+                    })
                 })
             })
         };
@@ -120,7 +122,7 @@ impl<'a> FfnRows<'a> {
             written(n, widths, |results| {
                 parts.run(|clocks| {
                     let task = |task: RowTask<'_, 5, 2>| self.back_rows(task, clocks, kept, grad);
-                    self.products.by_rows(&right, results, [d_ff, d], task)
+                    self.products.with_packed(&right, |right| right.by_rows(results, [d_ff, d], task))
                 })
             })
         };

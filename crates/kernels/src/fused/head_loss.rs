@@ -2,10 +2,12 @@
 
 use super::projection::Projection;
 use super::relay::Relay;
-use super::{Formats, Norm, norm_backward, will_go_back};
+use super::{Formats, Norm, norm_backward, rows_of, will_go_back};
 use crate::buffers::elements;
-use crate::cross_entropy::{check_ids, losses_and_gradient};
-use crate::profile::{Part, Work, span};
+use crate::cross_entropy::{check_ids, loss_and_gradient, losses_and_gradient};
+use crate::f32_matmul::{Products, RightOperands, RowTask};
+use crate::matmul::{Mat, Update, written};
+use crate::profile::{Clock, Part, Shared, Work, pass, product, span};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -76,24 +78,96 @@ impl Op {
         let (normed, rstd) = norm_op.forward(x, norm, formats.compute);
         let (mut sum, mut of_head, mut of_normed) = (0.0, None, Vec::with_capacity(x.len()));
         let chunk = (LOGITS / v).max(FEWEST);
-        for (normed, targets) in normed.chunks(chunk * d).zip(targets.chunks(chunk)) {
-            let (mut logits, _) = head_op.forward(normed, head)?;
-            super::round_in_place(&mut logits, formats.compute);
-            let work = Work::floats(2 * logits.len());
-            let factor = self.keep.then(|| 1.0 / n as f32);
-            let losses = span(Part::Loss, work, || losses_and_gradient(&mut logits, targets, factor));
-            sum += losses.into_iter().map(f64::from).sum::<f64>();
-            if self.keep {
-                super::round_in_place(&mut logits, formats.compute);
-                of_normed.extend_from_slice(&head_op.input_gradient(head, &logits)?);
-                of_head = Some(head_op.add_weight_gradient(of_head, normed, &logits)?);
+        let mut add = |right: Option<&RightOperands<'_>>| -> Result<()> {
+            for (normed, targets) in normed.chunks(chunk * d).zip(targets.chunks(chunk)) {
+                let factor = self.keep.then(|| 1.0 / n as f32);
+                let Chunk { losses, of_logits, of_rows } = match right {
+                    Some(right) => self.chunk_by_rows(right, normed, targets, factor, [v, d]),
+                    None => self.chunk(head, normed, targets, factor)?,
+                };
+                sum += losses.into_iter().map(f64::from).sum::<f64>();
+                if self.keep {
+                    of_normed.extend_from_slice(&of_rows);
+                    of_head = Some(head_op.add_weight_gradient(of_head.take(), normed, &of_logits)?);
+                }
             }
-        }
+            Ok(())
+        };
+        let head = Mat::row_major(head, v, d);
+        let right = [head.t(), head];
+        match Products::of_rows(n, &right).filter(|_| *formats == Formats::FULL) {
+            Some(products) => products.with_packed(&right, |right| add(Some(right))),
+            None => add(None),
+        }?;
         let loss = (sum / n as f64) as f32;
         let Some(of_head) = of_head else { return Ok((loss, None)) };
         let (of_x, of_norm) = norm_backward([x, norm, &rstd], of_normed, None, formats.compute);
         Ok((loss, Some(Kept { x: of_x, norm: of_norm, head: of_head })))
     }
+
+    /// A chunk, one operation after another.
+    fn chunk(&self, head: &[f32], normed: &[f32], targets: &[u32], factor: Option<f32>) -> Result<Chunk> {
+        let HeadLoss { head: head_op, formats, .. } = &self.block;
+        let (mut logits, _) = head_op.forward(normed, head)?;
+        super::round_in_place(&mut logits, formats.compute);
+        let work = Work::floats(2 * logits.len());
+        let losses = span(Part::Loss, work, || losses_and_gradient(&mut logits, targets, factor));
+        let mut of_rows = vec![];
+        if factor.is_some() {
+            super::round_in_place(&mut logits, formats.compute);
+            of_rows = head_op.input_gradient(head, &logits)?;
+        }
+        Ok(Chunk { losses, of_logits: logits, of_rows })
+    }
+
+    /// The same in f32 by tasks that take some rows through all of it.
+    fn chunk_by_rows(
+        &self,
+        right: &RightOperands<'_>,
+        normed: &[f32],
+        targets: &[u32],
+        factor: Option<f32>,
+        [v, d]: [usize; 2],
+    ) -> Chunk {
+        let n = targets.len();
+        let parts = Shared::new([
+            product(Part::MatmulForward, [n, d, v]),
+            pass(Part::Loss, 2 * n * v),
+            product(Part::MatmulInput, [n, v, d]),
+        ]);
+        let task = |task: RowTask<'_, 2, 0>, [forward, loss, back]: &[Clock; 3]| {
+            let RowTask { rows, results: [mut logits, mut of_normed], mut products, .. } = task;
+            let normed = Mat::row_major(rows_of(normed, &rows, d), rows.len(), d);
+            forward.time(|| products.multiply(normed, &mut [(0, &mut logits, Update::OVERWRITE)]));
+            let logits = logits.elements();
+            let losses: Vec<_> = loss.time(|| {
+                let of_rows = logits.chunks_exact_mut(v).zip(&targets[rows.clone()]);
+                of_rows.map(|(logits, target)| loss_and_gradient(logits, *target, factor)).collect()
+            });
+            if factor.is_some() {
+                let of_logits = Mat::row_major(logits, rows.len(), v);
+                back.time(|| products.multiply(of_logits, &mut [(1, &mut of_normed, Update::OVERWRITE)]));
+            }
+            losses
+        };
+        let width = if factor.is_some() { d } else { 0 };
+        // SAFETY: tasks write products to all rows of the results.
+        let ([of_logits, of_rows], losses) = unsafe {
+            written(n, [v, width], |results| {
+                parts.run(|clocks| right.by_rows(results, [], |rows| task(rows, clocks)))
+            })
+        };
+        Chunk { losses: losses.concat(), of_logits, of_rows }
+    }
+}
+
+/// What comes of a chunk of tokens.
+struct Chunk {
+    losses: Vec<f32>,
+    /// Of the mean loss, \[n, v\].
+    of_logits: Vec<f32>,
+    /// Of the mean loss, \[n, d\], if it is wanted.
+    of_rows: Vec<f32>,
 }
 
 impl CustomOp3 for Op {
