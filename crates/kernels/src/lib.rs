@@ -56,7 +56,10 @@ pub use adamw::{AdamWStep, adamw_step};
 pub use attention::causal_attention;
 pub use cross_entropy::{cross_entropy, token_losses};
 pub use embedding::embedding;
-pub use fused::{AttentionBlock, Branch, FfnBlock, Formats, HeadLoss, Norm, Projection, Saving, backward};
+pub use fused::{
+    AttentionBlock, Branch, FfnBlock, Formats, HeadLoss, Norm, Projection, ResidualBlock, Saving, backward,
+    residual_blocks,
+};
 pub use grad_norm::grad_sq_norm;
 pub use linear::linear;
 pub use numerics::multiversion;

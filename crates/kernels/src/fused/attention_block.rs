@@ -1,8 +1,8 @@
 //! Causal self-attention with its norm, rotary positions and residual connection.
 
 use super::attention_rows::AttentionRows;
-use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
+use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::attention;
 use crate::buffers::with_elements;
@@ -38,20 +38,25 @@ impl AttentionBlock {
     /// # Errors
     /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
     pub fn forward(&self, x: &Tensor, saving: Saving) -> Result<Tensor> {
+        residual_blocks(x, [ResidualBlock::Attention(self.clone())], saving)
+    }
+
+    /// Its weights, and the block for inputs of the shape of x.
+    pub(super) fn link(self, x: &Tensor) -> Result<(Vec<Tensor>, Link)> {
         let (b, t, d) = x.dims3()?;
         let (h, half) = (self.n_head, d / self.n_head / 2);
         if d != 2 * half * h || self.rotary.iter().any(|table| table.dims() != [t, half]) {
             candle_core::bail!("attention block: {h} heads and the rotary table do not fit x {:?}", x.dims());
         }
-        let mut weights = vec![&self.norm.weight];
-        weights.extend(self.qkv.iter().map(|projection| &projection.weight));
-        weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
-        weights.push(&self.o.weight);
+        let mut weights = vec![self.norm.weight.clone()];
+        weights.extend(self.qkv.iter().map(|projection| projection.weight.clone()));
+        weights.extend(self.sub_norm.iter().map(|norm| norm.weight.clone()));
+        weights.push(self.o.weight.clone());
         let shape = HeadShape { b, t, h, d: 2 * half };
         let [cos, sin] = self.rotary.each_ref().map(Tensor::contiguous);
-        let block = Self { rotary: [cos?, sin?], ..self.clone() };
-        let products = self.qkv.iter().chain([&self.o]);
-        half_block::apply(Shaped { block, shape }, x, &weights, products, saving)
+        let low = self.qkv.iter().chain([&self.o]).any(|product| product.low.is_some());
+        let (count, block) = (weights.len(), Self { rotary: [cos?, sin?], ..self });
+        Ok((weights, Link::new(Shaped { block, shape }, count, low)))
     }
 }
 
@@ -85,9 +90,7 @@ pub(super) struct Weights<'a> {
     o: &'a [f32],
 }
 
-impl HalfBlock for Shaped {
-    const NAME: &'static str = "attention-block";
-
+impl OnSlices for Shaped {
     type Kept = Kept;
 
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {

@@ -1,7 +1,7 @@
 //! What comes before and after the heads of an attention block in f32, by tasks that take some rows through all of it.
 
 use super::attention_block::{Kept, Shaped, Weights};
-use super::half_block::Gradients;
+use super::residual_blocks::Gradients;
 use super::{Formats, rows_of};
 use crate::buffers::with_elements;
 use crate::f32_matmul::{Products, ROW_UNIT, RowTask};

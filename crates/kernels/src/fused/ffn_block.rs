@@ -1,8 +1,8 @@
 //! A feed-forward block with its norm and its residual connection.
 
 use super::ffn_rows::FfnRows;
-use super::half_block::{self, Gradients, HalfBlock};
 use super::projection::{Projection, State};
+use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::Pointwise;
 use crate::pointwise;
@@ -42,12 +42,20 @@ impl FfnBlock {
     /// # Errors
     /// When shapes do not fit, a tensor is of another kind, or a product below f32 would have to be made again.
     pub fn forward(&self, x: &Tensor, saving: Saving) -> Result<Tensor> {
+        residual_blocks(x, [ResidualBlock::Ffn(self.clone())], saving)
+    }
+
+    /// Its weights, and the block.
+    pub(super) fn link(self) -> (Vec<Tensor>, Link) {
         let mut weights = vec![&self.norm.weight];
         weights.extend(self.gate.iter().map(|gate| &gate.projection.weight));
         weights.push(&self.up.projection.weight);
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.down.weight);
-        half_block::apply(self.clone(), x, &weights, self.branches().into_iter().chain([&self.down]), saving)
+        let weights: Vec<_> = weights.into_iter().cloned().collect();
+        let low = self.branches().into_iter().chain([&self.down]).any(|product| product.low.is_some());
+        let count = weights.len();
+        (weights, Link::new(self, count, low))
     }
 }
 
@@ -74,9 +82,7 @@ pub(super) struct Weights<'a> {
     pub(super) down: &'a [f32],
 }
 
-impl HalfBlock for FfnBlock {
-    const NAME: &'static str = "ffn-block";
-
+impl OnSlices for FfnBlock {
     type Kept = Kept;
 
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {

@@ -1,7 +1,7 @@
 //! A feed-forward block in f32 whose tasks take some rows all the way through it.
 
 use super::ffn_block::{FfnBlock, Kept, Weights};
-use super::half_block::Gradients;
+use super::residual_blocks::Gradients;
 use super::{Formats, rows_of};
 use crate::Pointwise;
 use crate::f32_matmul::{Products, ROW_UNIT, RowTask};
@@ -53,7 +53,7 @@ impl<'a> FfnRows<'a> {
         (self.block.gate.as_ref().map(|branch| &*branch.function), &*self.block.up.function)
     }
 
-    /// As [`super::half_block::HalfBlock::run`].
+    /// As [`super::residual_blocks::OnSlices::run`].
     pub(super) fn run(&self) -> (Vec<f32>, Kept) {
         let Self { n, d, d_ff, d_gate, .. } = *self;
         let parts = Shared::new([
@@ -106,7 +106,7 @@ impl<'a> FfnRows<'a> {
         rstd
     }
 
-    /// As [`super::half_block::HalfBlock::back`].
+    /// As [`super::residual_blocks::OnSlices::back`].
     pub(super) fn back(&self, kept: &Kept, grad: &[f32]) -> Gradients {
         let Self { n, d, d_ff, d_gate, .. } = *self;
         let parts = Shared::new([

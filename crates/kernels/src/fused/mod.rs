@@ -16,16 +16,17 @@ mod attention_block;
 mod attention_rows;
 mod ffn_block;
 mod ffn_rows;
-mod half_block;
 mod head_loss;
 mod projection;
 mod relay;
+mod residual_blocks;
 
 pub use attention_block::AttentionBlock;
 pub use ffn_block::{Branch, FfnBlock};
 pub use head_loss::HeadLoss;
 pub use projection::Projection;
 pub use relay::backward;
+pub use residual_blocks::{ResidualBlock, residual_blocks};
 
 use crate::profile::{Part, Work, span};
 use crate::rms_norm;

@@ -134,37 +134,38 @@ impl Case {
         Ok(inputs)
     }
 
-    fn ffn(self, fused: Option<Saving>, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
-        let mut inputs = inputs.iter();
+    fn ffn_block(self, inputs: &[Tensor]) -> FfnBlock {
+        let mut inputs = inputs[1..].iter();
         let mut next = || inputs.next().expect("as many inputs as the case has");
-        let (x, norm) = (next(), next());
-        let gate = self.gated.then(&mut next);
-        let up = next();
-        let sub_norm = self.sub_norm.then(&mut next);
-        let down = next();
+        let norm = |weight: &Tensor| Norm { weight: weight.clone(), eps: EPS };
+        let branch =
+            |w: &Tensor, f: Function| Branch { projection: self.projection(w), function: Arc::new(f) };
+        FfnBlock {
+            norm: norm(next()),
+            gate: self.gated.then(|| branch(next(), Function::Cube)),
+            up: branch(next(), Function::Line),
+            sub_norm: self.sub_norm.then(|| norm(next())),
+            down: self.projection(next()),
+            formats: self.formats(),
+        }
+    }
+
+    fn ffn(self, fused: Option<Saving>, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
+        let (x, block) = (&inputs[0], self.ffn_block(inputs));
         if let Some(saving) = fused {
-            let branch =
-                |w: &Tensor, f: Function| Branch { projection: self.projection(w), function: Arc::new(f) };
-            let block = FfnBlock {
-                norm: Norm { weight: norm.clone(), eps: EPS },
-                gate: gate.map(|gate| branch(gate, Function::Cube)),
-                up: branch(up, Function::Line),
-                sub_norm: sub_norm.map(|weight| Norm { weight: weight.clone(), eps: EPS }),
-                down: self.projection(down),
-                formats: self.formats(),
-            };
             return block.forward(x, saving);
         }
-        let n = self.norm(kernels, x, norm)?;
-        let mut hidden = Function::Line.of_tensor(&self.linear(kernels, &n, up)?)?;
-        if let Some(gate) = gate {
-            hidden = (hidden * Function::Cube.of_tensor(&self.linear(kernels, &n, gate)?)?)?;
+        let n = self.norm(kernels, x, &block.norm.weight)?;
+        let through = |branch: &Branch| self.linear(kernels, &n, &branch.projection.weight);
+        let mut hidden = Function::Line.of_tensor(&through(&block.up)?)?;
+        if let Some(gate) = &block.gate {
+            hidden = (hidden * Function::Cube.of_tensor(&through(gate)?)?)?;
         }
         let mut hidden = self.round(kernels, &hidden)?;
-        if let Some(norm) = sub_norm {
-            hidden = self.norm(kernels, &hidden, norm)?;
+        if let Some(norm) = &block.sub_norm {
+            hidden = self.norm(kernels, &hidden, &norm.weight)?;
         }
-        self.round(kernels, &(x + self.linear(kernels, &hidden, down)?)?)
+        self.round(kernels, &(x + self.linear(kernels, &hidden, &block.down.weight)?)?)
     }
 
     /// x, norm, q, k, v, norm before o, o.
@@ -181,6 +182,22 @@ impl Case {
         Ok(inputs)
     }
 
+    fn attention_block(self, h: usize, inputs: &[Tensor]) -> Result<AttentionBlock> {
+        let (_, t, d) = inputs[0].dims3()?;
+        let angles = (random(8, (t, d / h / 2))? * 3.0)?.to_dtype(inputs[0].dtype())?;
+        let norm = |weight: &Tensor| Norm { weight: weight.clone(), eps: EPS };
+        Ok(AttentionBlock {
+            norm: norm(&inputs[1]),
+            qkv: std::array::from_fn(|i| self.projection(&inputs[2 + i])),
+            sub_norm: self.sub_norm.then(|| norm(&inputs[5])),
+            o: self.projection(&inputs[inputs.len() - 1]),
+            rotary: [angles.cos()?, angles.sin()?],
+            n_head: h,
+            scale: SCALE,
+            formats: self.formats(),
+        })
+    }
+
     fn attention(
         self,
         fused: Option<Saving>,
@@ -188,33 +205,21 @@ impl Case {
         h: usize,
         inputs: &[Tensor],
     ) -> Result<Tensor> {
-        let (x, norm, qkv, o) = (&inputs[0], &inputs[1], &inputs[2..5], &inputs[inputs.len() - 1]);
-        let sub_norm = self.sub_norm.then(|| &inputs[5]);
-        let (b, t, d) = x.dims3()?;
-        let angles = (random(8, (t, d / h / 2))? * 3.0)?.to_dtype(x.dtype())?;
-        let (cos, sin) = (angles.cos()?, angles.sin()?);
+        let (x, block) = (&inputs[0], self.attention_block(h, inputs)?);
         if let Some(saving) = fused {
-            let block = AttentionBlock {
-                norm: Norm { weight: norm.clone(), eps: EPS },
-                qkv: std::array::from_fn(|i| self.projection(&qkv[i])),
-                sub_norm: sub_norm.map(|weight| Norm { weight: weight.clone(), eps: EPS }),
-                o: self.projection(o),
-                rotary: [cos, sin],
-                n_head: h,
-                scale: SCALE,
-                formats: self.formats(),
-            };
             return block.forward(x, saving);
         }
-        let n = self.norm(kernels, x, norm)?;
-        let heads = |i: usize| self.linear(kernels, &n, &qkv[i])?.reshape((b, t, h, d / h));
-        let rotated = |i| self.round(kernels, &crate::rope(kernels, &heads(i)?, &cos, &sin)?);
+        let (b, t, d) = x.dims3()?;
+        let [cos, sin] = &block.rotary;
+        let n = self.norm(kernels, x, &block.norm.weight)?;
+        let heads = |i: usize| self.linear(kernels, &n, &block.qkv[i].weight)?.reshape((b, t, h, d / h));
+        let rotated = |i| self.round(kernels, &crate::rope(kernels, &heads(i)?, cos, sin)?);
         let y = crate::causal_attention(kernels, &rotated(0)?, &rotated(1)?, &heads(2)?, SCALE)?;
         let mut y = self.round(kernels, &y)?.reshape((b, t, d))?;
-        if let Some(norm) = sub_norm {
-            y = self.norm(kernels, &y, norm)?;
+        if let Some(norm) = &block.sub_norm {
+            y = self.norm(kernels, &y, &norm.weight)?;
         }
-        self.round(kernels, &(x + self.linear(kernels, &y, o)?)?)
+        self.round(kernels, &(x + self.linear(kernels, &y, &block.o.weight)?)?)
     }
 }
 
@@ -264,6 +269,70 @@ proptest! {
         let (inputs, targets) = ([random(1, (n, d))?, random(2, d)?, random(3, (v, d))?], random_ids(4, n, v)?);
         check(|kernels, x| head_loss(kernels, x, &targets), &inputs, 1e-5)?;
     }
+}
+
+/// Sizes for tasks of rows, with several tasks, and sizes whose weights are too large to be packed together.
+#[test]
+fn blocks_agree_by_rows_and_by_operations() -> Result<()> {
+    for gated in [false, true] {
+        let case = Case { gated, ..Case::FULL };
+        for (n, d, d_ff) in [(125, 24, 40), (13, 170, 6300)] {
+            let inputs = case.ffn_inputs(&[n], d, d_ff)?;
+            check(|kernels, x| case.ffn(keep(kernels), kernels, x), &inputs, 1e-4)?;
+        }
+    }
+    let case = Case::FULL;
+    for (t, h, d_head) in [(65, 3, 8), (7, 2, 420)] {
+        // Large scores would make a step of the softmax.
+        let smaller = |x: Tensor| x * 0.2;
+        let inputs = case.attention_inputs([2, t, h, d_head])?;
+        let inputs = inputs.into_iter().map(smaller).collect::<Result<Vec<_>>>()?;
+        check(|kernels, x| case.attention(keep(kernels), kernels, h, x), &inputs, 1e-4)?;
+    }
+    for (n, d, v) in [(300, 20, 50), (14, 220, 5000)] {
+        let (inputs, targets) =
+            ([random(1, (n, d))?, random(2, d)?, random(3, (v, d))?], random_ids(4, n, v)?);
+        check(|kernels, x| head_loss(kernels, x, &targets), &inputs, 1e-5)?;
+    }
+    Ok(())
+}
+
+/// Several blocks as one operation have the bits of one operation each, values and gradients, in any number of threads.
+#[test]
+fn blocks_in_a_row_give_the_bits_of_one_after_another() -> Result<()> {
+    let case = Case::FULL;
+    let attention = case.attention_inputs([2, 60, 3, 8])?;
+    let ffn = case.ffn_inputs(&[2, 60], 24, 40)?;
+    let inputs = [&attention[..], &ffn[1..]].concat();
+    let blocks = |inputs: &[Tensor]| -> Result<[ResidualBlock; 2]> {
+        let (of_attention, of_ffn) = inputs.split_at(attention.len());
+        let of_ffn = [&inputs[..1], of_ffn].concat();
+        let attention = ResidualBlock::Attention(case.attention_block(3, of_attention)?);
+        Ok([attention, ResidualBlock::Ffn(case.ffn_block(&of_ffn))])
+    };
+    let together =
+        |saving, x: &[Tensor]| residual_blocks(&x[0], blocks(x)?.into_iter().chain(blocks(x)?), saving);
+    let apart = |x: &[Tensor]| {
+        let one = |y: Tensor, block| residual_blocks(&y, [block], Saving::Keep);
+        blocks(x)?.into_iter().chain(blocks(x)?).try_fold(x[0].clone(), one)
+    };
+    let expected = value_and_gradients(apart, &inputs)?;
+    for saving in [Saving::Keep, Saving::Recompute] {
+        same_bits_in_every_pool(|| {
+            let found = value_and_gradients(|x| together(saving, x), &inputs)?;
+            // Candle adds the gradients of a weight's two places in another order.
+            assert_eq!(bits(&found[0])?, bits(&expected[0])?);
+            assert_eq!(bits(&found[1])?, bits(&expected[1])?);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close(found, expected, 1e-6)?;
+            }
+            Ok(found)
+        })?;
+    }
+    let low = Case { low: true, ..case };
+    let block = ResidualBlock::Ffn(low.ffn_block(&low.ffn_inputs(&[16], 32, 48)?));
+    assert!(residual_blocks(&random(1, (16, 32))?, [block], Saving::Recompute).is_err());
+    Ok(())
 }
 
 /// Below f32 every rounding sits where the single operations have it: the values are theirs bit for bit, and the

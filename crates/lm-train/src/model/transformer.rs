@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use ffn_variants::precision::LinearRole;
 use ffn_variants::{Ffn, FfnConfig, FfnInit, Linear, Precision, RmsNorm};
-use kernels::{FfnBlock, HeadLoss, Kernels, Saving};
+use kernels::{HeadLoss, Kernels, ResidualBlock, Saving};
 
 use super::attention::{Attention, RotaryTable};
 use super::dropout::Dropout;
@@ -30,9 +30,8 @@ struct Block {
 
 impl Block {
     fn forward(&self, x: &Tensor, rotary: &RotaryTable, dropout: &Dropout, layer: usize) -> Result<Tensor> {
-        if let Some(ffn) = self.fused(x, dropout) {
-            let attention = self.attention.block(&self.input_norm, rotary, x.dim(1)?)?;
-            return ffn.forward(&attention.forward(x, self.saving)?, self.saving);
+        if let Some(halves) = self.fused(x, rotary, dropout)? {
+            return kernels::residual_blocks(x, halves, self.saving);
         }
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotary)?;
         let x = self.add(x, &dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
@@ -40,12 +39,19 @@ impl Block {
         self.add(&x, &dropout.apply(&y, &format!("layers.{layer}.ffn"))?)
     }
 
-    /// The second half as one operation, where both halves can be.
-    fn fused(&self, x: &Tensor, dropout: &Dropout) -> Option<FfnBlock> {
-        match self.kernels.for_tensors(&[x]) {
-            Kernels::Portable if dropout.is_off() => self.ffn.block(&self.ffn_norm),
-            Kernels::Portable | Kernels::Reference => None,
+    /// Both halves for [`kernels::residual_blocks`], where both can be.
+    fn fused(
+        &self,
+        x: &Tensor,
+        rotary: &RotaryTable,
+        dropout: &Dropout,
+    ) -> Result<Option<[ResidualBlock; 2]>> {
+        if self.kernels.for_tensors(&[x]) == Kernels::Reference || !dropout.is_off() {
+            return Ok(None);
         }
+        let Some(ffn) = self.ffn.block(&self.ffn_norm) else { return Ok(None) };
+        let attention = self.attention.block(&self.input_norm, rotary, x.dim(1)?)?;
+        Ok(Some([ResidualBlock::Attention(attention), ResidualBlock::Ffn(ffn)]))
     }
 
     /// x + y, in the type of the residual stream.
@@ -147,6 +153,12 @@ impl Transformer {
     /// Token ids (u32) [b, t] -> the residual stream after all blocks, [b * t, d_model].
     fn residual(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
         let mut x_btd = self.embedded(ids_bt)?;
+        let fused = self.blocks.iter().map(|block| block.fused(&x_btd, &self.rotary, dropout));
+        if let (Some(halves), Some(first)) = (fused.collect::<Result<Option<Vec<_>>>>()?, self.blocks.first())
+        {
+            let x_btd = kernels::residual_blocks(&x_btd, halves.into_iter().flatten(), first.saving)?;
+            return x_btd.flatten(0, 1);
+        }
         for (layer, block) in self.blocks.iter().enumerate() {
             x_btd = block.forward(&x_btd, &self.rotary, dropout, layer)?;
         }
