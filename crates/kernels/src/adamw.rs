@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov & Hutter 2019, algorithm 2) in place, one step of one tensor.
+//! AdamW (Loshchilov & Hutter 2019, algorithm 2) in place, one step of all tensors.
 
 use crate::Kernels;
 use crate::buffers::{elements, elements_mut};
@@ -27,52 +27,76 @@ pub struct AdamWStep {
     pub grad_scale: f64,
 }
 
-/// Updates `theta` and its `moments` (\[2, ..shape of theta\] in f32: m, then v) from its gradient:
+/// A tensor to be updated.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWTensor<'a> {
+    /// The parameter.
+    pub theta: &'a Tensor,
+    /// Its gradient.
+    pub grad: &'a Tensor,
+    /// \[2, ..shape of theta\] in f32: m, then v.
+    pub moments: &'a Tensor,
+    /// The numbers of its step.
+    pub step: AdamWStep,
+}
+
+/// Updates tensors and their moments from their gradients:
 ///
 /// g = grad_scale grad, m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², θ ← θ (1 - lr weight_decay) - lr (m /
 /// bias_correction1) / (√(v / bias_correction2) + eps), as PyTorch's AdamW does.
 ///
 /// # Errors
-/// When shapes do not fit, or `theta` or `moments` is not contiguous.
-pub fn adamw_step(
-    kernels: Kernels,
-    theta: &Tensor,
-    grad: &Tensor,
-    moments: &Tensor,
-    step: &AdamWStep,
-) -> Result<()> {
-    let fits = theta.dims() == grad.dims() && moments.dims() == [&[2], theta.dims()].concat();
-    if !fits || moments.dtype() != DType::F32 || !theta.is_contiguous() || !moments.is_contiguous() {
-        candle_core::bail!(
-            "adamw: theta {:?}, gradient {:?} and {:?} moments {:?} do not fit, or are not contiguous",
-            theta.dims(),
-            grad.dims(),
-            moments.dtype(),
-            moments.dims()
-        );
-    }
-    match kernels.for_tensors(&[theta, grad, moments]) {
-        Kernels::Reference => reference(theta, grad, moments, step),
+/// When shapes do not fit, or `theta` or `moments` is not contiguous; then nothing has been updated.
+pub fn adamw_step(kernels: Kernels, tensors: &[AdamWTensor<'_>]) -> Result<()> {
+    tensors.iter().try_for_each(AdamWTensor::check)?;
+    let all: Vec<_> = tensors.iter().flat_map(|tensor| [tensor.theta, tensor.grad, tensor.moments]).collect();
+    match kernels.for_tensors(&all) {
+        Kernels::Reference => tensors.iter().try_for_each(AdamWTensor::reference),
         // The gradient is read; theta, m and v are read and written.
-        Kernels::Portable => span(Part::Optimizer, Work::floats(7 * theta.elem_count()), || {
-            moments.inplace_op2(&grad.contiguous()?, &UpdateMoments(*step))?;
-            theta.inplace_op2(moments, &UpdateTheta(*step))
-        }),
+        Kernels::Portable => {
+            let floats: usize = tensors.iter().map(|tensor| 7 * tensor.theta.elem_count()).sum();
+            let portable = || tensors.par_iter().try_for_each(AdamWTensor::portable);
+            span(Part::Optimizer, Work::floats(floats), portable)
+        }
     }
 }
 
-/// In `f32`, whatever the type of `theta`.
-fn reference(theta: &Tensor, grad: &Tensor, moments: &Tensor, step: &AdamWStep) -> Result<()> {
-    let grad = (grad.detach().to_dtype(DType::F32)? * step.grad_scale)?;
-    let (m, v) = (moments.get(0)?, moments.get(1)?);
-    let m = ((m * step.beta1)? + (&grad * (1.0 - step.beta1))?)?;
-    let v = ((v * step.beta2)? + (grad.sqr()? * (1.0 - step.beta2))?)?;
-    let direction = ((&m / step.bias_correction1)? / ((&v / step.bias_correction2)?.sqrt()? + step.eps)?)?;
-    let kept = (theta.detach().to_dtype(DType::F32)? * (1.0 - step.lr * step.weight_decay))?;
-    let updated = (kept - (direction * step.lr)?)?.to_dtype(theta.dtype())?;
-    moments.slice_set(&Tensor::stack(&[m, v], 0)?, 0, 0)?;
-    // A contiguous tensor and its flat form share their storage; scalars have no dimension to set along.
-    theta.detach().flatten_all()?.slice_set(&updated.flatten_all()?, 0, 0)
+impl AdamWTensor<'_> {
+    fn check(&self) -> Result<()> {
+        let Self { theta, grad, moments, .. } = self;
+        let fits = theta.dims() == grad.dims() && moments.dims() == [&[2], theta.dims()].concat();
+        if !fits || moments.dtype() != DType::F32 || !theta.is_contiguous() || !moments.is_contiguous() {
+            candle_core::bail!(
+                "adamw: theta {:?}, gradient {:?} and {:?} moments {:?} do not fit, or are not contiguous",
+                theta.dims(),
+                grad.dims(),
+                moments.dtype(),
+                moments.dims()
+            );
+        }
+        Ok(())
+    }
+
+    fn portable(&self) -> Result<()> {
+        self.moments.inplace_op2(&self.grad.contiguous()?, &UpdateMoments(self.step))?;
+        self.theta.inplace_op2(self.moments, &UpdateTheta(self.step))
+    }
+
+    /// In `f32`, whatever the type of `theta`.
+    fn reference(&self) -> Result<()> {
+        let Self { theta, grad, moments, step } = self;
+        let grad = (grad.detach().to_dtype(DType::F32)? * step.grad_scale)?;
+        let (m, v) = (moments.get(0)?, moments.get(1)?);
+        let m = ((m * step.beta1)? + (&grad * (1.0 - step.beta1))?)?;
+        let v = ((v * step.beta2)? + (grad.sqr()? * (1.0 - step.beta2))?)?;
+        let direction =
+            ((&m / step.bias_correction1)? / ((&v / step.bias_correction2)?.sqrt()? + step.eps)?)?;
+        let kept = (theta.detach().to_dtype(DType::F32)? * (1.0 - step.lr * step.weight_decay))?;
+        let updated = (kept - (direction * step.lr)?)?.to_dtype(theta.dtype())?;
+        moments.slice_set(&Tensor::stack(&[m, v], 0)?, 0, 0)?;
+        // A contiguous tensor and its flat form share their storage; scalars have no dimension to set along.
+        theta.detach().flatten_all()?.slice_set(&updated.flatten_all()?, 0, 0)
+    }
 }
 
 /// Floats per parallel task.
@@ -179,7 +203,8 @@ mod tests {
         for t in 1..=steps {
             let grad = random(10 + t as u64, shape)?;
             let grad = if spread { strided(&grad)? } else { grad };
-            adamw_step(kernels, &theta, &grad, &moments, &numbers(t))?;
+            let tensor = AdamWTensor { theta: &theta, grad: &grad, moments: &moments, step: numbers(t) };
+            adamw_step(kernels, &[tensor])?;
         }
         Ok([theta.as_detached_tensor(), moments])
     }
@@ -230,7 +255,9 @@ mod tests {
     fn other_types_take_the_reference() -> Result<()> {
         let theta = Var::from_tensor(&random(1, 5)?.to_dtype(DType::BF16)?)?;
         let moments = Tensor::zeros((2, 5), DType::F32, &Device::Cpu)?;
-        adamw_step(Kernels::Portable, &theta, &random(11, 5)?, &moments, &numbers(1))?;
+        let grad = random(11, 5)?;
+        let tensor = AdamWTensor { theta: &theta, grad: &grad, moments: &moments, step: numbers(1) };
+        adamw_step(Kernels::Portable, &[tensor])?;
         let [exact, exact_moments] = exactly(&[5], 1)?;
         assert_close(&theta, &exact, 1e-2)?;
         assert_close(&moments, &exact_moments, 1e-6)
@@ -241,7 +268,7 @@ mod tests {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         for kernels in Kernels::ALL {
             let step = |theta: &Tensor, grad: &Tensor, moments: &Tensor| {
-                adamw_step(kernels, theta, grad, moments, &numbers(1))
+                adamw_step(kernels, &[AdamWTensor { theta, grad, moments, step: numbers(1) }])
             };
             assert!(step(&zeros(&[3])?, &zeros(&[4])?, &zeros(&[2, 3])?).is_err());
             assert!(step(&zeros(&[3])?, &zeros(&[3])?, &zeros(&[3])?).is_err());

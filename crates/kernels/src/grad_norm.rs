@@ -10,20 +10,32 @@ use rayon::prelude::*;
 /// of threads.
 const CHUNK: usize = 16 * 1024;
 
-/// Σ x² in `f64`.
+/// Σ x² over all tensors, in `f64`.
 ///
 /// # Errors
 /// When the device refuses a copy or a sum.
-pub fn grad_sq_norm(grad: &Tensor) -> Result<f64> {
-    match Kernels::Portable.for_tensors(&[grad]) {
-        Kernels::Reference => grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar(),
-        Kernels::Portable => span(Part::GradNorm, Work::floats(grad.elem_count()), || {
-            with_elements([&grad.contiguous()?], |[grad]| {
-                let partial: Vec<f64> = grad.par_chunks(CHUNK).map(sum_of_squares).collect();
-                Ok(partial.into_iter().sum())
+pub fn grad_sq_norm(grads: &[Tensor]) -> Result<f64> {
+    match Kernels::Portable.for_tensors(&grads.iter().collect::<Vec<_>>()) {
+        Kernels::Reference => grads.iter().map(reference).sum(),
+        Kernels::Portable => {
+            let floats = grads.iter().map(Tensor::elem_count).sum();
+            span(Part::GradNorm, Work::floats(floats), || {
+                let squares = grads.par_iter().map(portable).collect::<Result<Vec<_>>>()?;
+                Ok(squares.into_iter().sum())
             })
-        }),
+        }
     }
+}
+
+fn reference(grad: &Tensor) -> Result<f64> {
+    grad.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()
+}
+
+fn portable(grad: &Tensor) -> Result<f64> {
+    with_elements([&grad.contiguous()?], |[grad]| {
+        let partial: Vec<f64> = grad.par_chunks(CHUNK).map(sum_of_squares).collect();
+        Ok(partial.into_iter().sum())
+    })
 }
 
 crate::multiversion! {
@@ -52,10 +64,10 @@ mod tests {
             let x = (random(1, n)? * 1e3)?;
             let exact: f64 = x.to_vec1::<f32>()?.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             for x in [x.clone(), strided(&x)?, x.to_dtype(DType::F64)?] {
-                assert!((grad_sq_norm(&x)? - exact).abs() <= 1e-12 * exact);
+                assert!((grad_sq_norm(&[x])? - exact).abs() <= 1e-12 * exact);
             }
             same_bits_in_every_pool(|| {
-                let norm = grad_sq_norm(&x)?;
+                let norm = grad_sq_norm(&[x.clone(), x.clone()])?;
                 let halves = [norm.to_bits() as u32, (norm.to_bits() >> 32) as u32].map(f32::from_bits);
                 Ok(vec![Tensor::new(&halves, x.device())?])
             })?;
@@ -66,7 +78,7 @@ mod tests {
     #[test]
     fn squares_beyond_f32_are_kept() -> Result<()> {
         let x = Tensor::new(&[1e30f32, 1e-30], &candle_core::Device::Cpu)?;
-        assert!((grad_sq_norm(&x)? / 1e60 - 1.0).abs() < 1e-6);
+        assert!((grad_sq_norm(&[x])? / 1e60 - 1.0).abs() < 1e-6);
         Ok(())
     }
 }

@@ -52,7 +52,7 @@ mod grad_norm;
 #[cfg(test)]
 mod testing;
 
-pub use adamw::{AdamWStep, adamw_step};
+pub use adamw::{AdamWStep, AdamWTensor, adamw_step};
 pub use attention::causal_attention;
 pub use cross_entropy::{cross_entropy, token_losses};
 pub use embedding::embedding;

@@ -4,7 +4,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor};
-use kernels::{AdamWStep, Kernels};
+use kernels::{AdamWStep, AdamWTensor, Kernels};
 
 use ffn_variants::Precision;
 use numerics::NumericFormat;
@@ -73,11 +73,7 @@ impl AdamW {
     /// When a tensor got no gradient, which means that the graph lost it.
     pub fn step(&mut self, grads: &GradStore, lr: f64, loss_scale: f64) -> Result<UpdateStats> {
         let grads = self.gradients(grads)?;
-        let mut square = 0.0;
-        for grad in &grads {
-            square += kernels::grad_sq_norm(grad)?;
-        }
-        let grad_norm = square.sqrt() / loss_scale;
+        let grad_norm = kernels::grad_sq_norm(&grads)?.sqrt() / loss_scale;
         let clip = self.config.grad_clip;
         let clip_scale = if clip > 0.0 && grad_norm > clip { clip / grad_norm } else { 1.0 };
         let stats = UpdateStats { grad_norm, clip_scale };
@@ -86,18 +82,22 @@ impl AdamW {
         }
         self.updates += 1;
         let power = i32::try_from(self.updates).unwrap_or(i32::MAX);
-        for (slot, grad) in self.slots.iter().zip(&grads) {
-            let step = AdamWStep {
-                lr,
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.eps,
-                weight_decay: if slot.decays { self.config.weight_decay } else { 0.0 },
-                bias_correction1: 1.0 - self.config.beta1.powi(power),
-                bias_correction2: 1.0 - self.config.beta2.powi(power),
-                grad_scale: clip_scale / loss_scale,
-            };
-            kernels::adamw_step(self.kernels, &slot.param.var, grad, &slot.moments, &step)?;
+        let step = |decays: bool| AdamWStep {
+            lr,
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            eps: self.config.eps,
+            weight_decay: if decays { self.config.weight_decay } else { 0.0 },
+            bias_correction1: 1.0 - self.config.beta1.powi(power),
+            bias_correction2: 1.0 - self.config.beta2.powi(power),
+            grad_scale: clip_scale / loss_scale,
+        };
+        let mut tensors = vec![];
+        for (Slot { param, moments, decays }, grad) in self.slots.iter().zip(&grads) {
+            tensors.push(AdamWTensor { theta: &param.var, grad, moments, step: step(*decays) });
+        }
+        kernels::adamw_step(self.kernels, &tensors)?;
+        for slot in &self.slots {
             self.store_moments(slot)?;
             self.store_weight(slot)?;
         }

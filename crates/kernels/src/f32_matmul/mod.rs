@@ -143,7 +143,8 @@ impl Products {
         for Sum { c, update, products } in sums {
             let ([rows, cols], (a, b)) = (c.shape(), products[0]);
             let part_cols = even_part(cols, LONG_PART[1], self.kernel.cols);
-            let most_rows = (all / (threads * part_cols)).clamp(ROWS, LONG_PART[0]);
+            // At least two tasks for each thread.
+            let most_rows = (all / (2 * threads * part_cols)).clamp(ROWS, LONG_PART[0]);
             let part_rows = even_part(rows, most_rows, self.kernel.rows);
             for (place, c) in c.cut([part_rows, part_cols]) {
                 let [rows, cols] = c.shape();
