@@ -35,7 +35,11 @@ impl<'a> AttentionRows<'a> {
             return None;
         }
         let d = w.norm.len();
-        let n = x.len() / d;
+        let fit = block.qkv.iter().all(|projection| projection.weight.dims() == [d, d]);
+        if !fit || !x.len().is_multiple_of(d.max(1)) {
+            return None;
+        }
+        let n = x.len() / d.max(1);
         let products = Products::of_rows(n, &qkv(w, d).map(Mat::t))?;
         Some(Self { shaped, w, products, x, n, d })
     }

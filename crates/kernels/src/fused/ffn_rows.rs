@@ -36,15 +36,20 @@ impl<'a> FfnRows<'a> {
     /// The block on the rows of x, if it is one of this kind.
     pub(super) fn new(block: &'a FfnBlock, x: &'a [f32], w: &'a Weights<'a>) -> Option<Self> {
         let FfnBlock { gate, up, sub_norm, down, formats, .. } = block;
-        let mut projections = gate.iter().chain([up]).map(|branch| &branch.projection).chain([down]);
-        if sub_norm.is_some() || *formats != Formats::FULL || projections.any(|one| one.low.is_some()) {
+        let inward: Vec<_> = gate.iter().chain([up]).map(|branch| &branch.projection).collect();
+        let low = inward.iter().chain([&down]).any(|projection| projection.low.is_some());
+        if sub_norm.is_some() || *formats != Formats::FULL || low {
             return None;
         }
-        let d = w.norm.len();
-        let [n, d_ff, d_gate] = [x, w.up, w.gate].map(|matrix| matrix.len() / d);
-        if w.down.len() != d * d_ff || !(d_gate == 0 || d_gate == d_ff) {
+        let (d_ff, d) = up.projection.weight.dims2().ok()?;
+        let fit = inward.iter().all(|projection| projection.weight.dims() == [d_ff, d])
+            && down.weight.dims() == [d, d_ff]
+            && w.norm.len() == d
+            && x.len().is_multiple_of(d.max(1));
+        if !fit {
             return None;
         }
+        let (n, d_gate) = (x.len() / d.max(1), if gate.is_some() { d_ff } else { 0 });
         let products = Products::of_rows(n, &transposed(right(w, [d, d_ff])))?;
         Some(Self { block, w, products, x, n, d, d_ff, d_gate })
     }

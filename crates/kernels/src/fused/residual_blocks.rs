@@ -73,24 +73,24 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(block: impl OnSlices, weights: usize, low: bool) -> Self {
-        Self { block: Box::new(Kept { block, kept: OnceLock::new() }), weights, low }
+        Self { block: Box::new(Keeper { block, kept: OnceLock::new() }), weights, low }
     }
 }
 
 /// A block and what its forward pass keeps.
-struct Kept<B: OnSlices> {
+struct Keeper<B: OnSlices> {
     block: B,
     kept: OnceLock<B::Kept>,
 }
 
-/// A [`Kept`] of any block.
+/// A [`Keeper`] of any block.
 trait Keeping: Send + Sync {
     fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<Vec<f32>>;
 
     fn back(&self, x: &[f32], weights: &[&[f32]], grad: &[f32]) -> Result<Gradients>;
 }
 
-impl<B: OnSlices> Keeping for Kept<B> {
+impl<B: OnSlices> Keeping for Keeper<B> {
     fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<Vec<f32>> {
         let (y, kept) = self.block.run(x, weights)?;
         if keep {
