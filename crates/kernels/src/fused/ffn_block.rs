@@ -1,10 +1,11 @@
 //! A feed-forward block with its norm and its residual connection.
 
 use super::ffn_rows::FfnRows;
-use super::projection::{Projection, State};
+use super::projection::{Projection, State, add_weight_gradient};
 use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::Pointwise;
+use crate::matmul::Mat;
 use crate::pointwise;
 use crate::profile::{Part, Work, span};
 use candle_core::{Result, Tensor};
@@ -208,7 +209,8 @@ impl FfnBlock {
             // The gradient first, so that the hidden state is made again in the pass that goes on from it.
             let dy = down.input_gradient(w.down, grad)?;
             let (hidden, gate, up) = self.hidden_and_gradients(kept, dy);
-            let down = down.add_weight_gradient(None, &hidden, grad)?;
+            let (d, d_ff) = down.weight.dims2()?;
+            let down = add_weight_gradient(None, Mat::row_major(grad, hidden.len() / d_ff, d), &hidden);
             return Ok(OfHidden { gate, up, sub_norm: None, down });
         }
         let mut hidden = vec![];

@@ -1,6 +1,6 @@
 //! The last norm, the output head and the cross-entropy, a chunk of tokens at a time.
 
-use super::projection::Projection;
+use super::projection::{Projection, add_weight_gradient};
 use super::relay::Relay;
 use super::{Formats, Norm, norm_backward, rows_of, will_go_back};
 use crate::buffers::elements;
@@ -9,6 +9,7 @@ use crate::f32_matmul::{Products, RightOperands, RowTask};
 use crate::matmul::{Mat, Update, written};
 use crate::profile::{Clock, Part, Shared, Work, pass, product, span};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// Mean over n of -ln softmax(head(norm(x_n)))\[target_n\].
@@ -66,6 +67,9 @@ struct Kept {
 /// Logits that are alive at a time: 8 MiB of them fit a last-level cache.
 const LOGITS: usize = 2 << 20;
 
+/// Fewest floats that are scaled by a task.
+const SCALED_AT_ONCE: usize = 32 * 1024;
+
 /// Fewest tokens in a chunk, so that the products stay large.
 const FEWEST: usize = 256;
 
@@ -81,14 +85,15 @@ impl Op {
         let mut add = |right: Option<&RightOperands<'_>>| -> Result<()> {
             for (normed, targets) in normed.chunks(chunk * d).zip(targets.chunks(chunk)) {
                 let factor = self.keep.then(|| 1.0 / n as f32);
-                let Chunk { losses, of_logits, of_rows } = match right {
+                let Chunk { losses, of_logits, stride, of_rows } = match right {
                     Some(right) => self.chunk_by_rows(right, normed, targets, factor, [v, d]),
                     None => self.chunk(head, normed, targets, factor)?,
                 };
                 sum += losses.into_iter().map(f64::from).sum::<f64>();
                 if self.keep {
                     of_normed.extend_from_slice(&of_rows);
-                    of_head = Some(head_op.add_weight_gradient(of_head.take(), normed, &of_logits)?);
+                    let of_logits = Mat::new(&of_logits, [targets.len(), v], [stride, 1]);
+                    of_head = Some(add_weight_gradient(of_head.take(), of_logits, normed));
                 }
             }
             Ok(())
@@ -117,7 +122,7 @@ impl Op {
             super::round_in_place(&mut logits, formats.compute);
             of_rows = head_op.input_gradient(head, &logits)?;
         }
-        Ok(Chunk { losses, of_logits: logits, of_rows })
+        Ok(Chunk { losses, stride: logits.len() / targets.len(), of_logits: logits, of_rows })
     }
 
     /// The same in f32 by tasks that take some rows through all of it.
@@ -129,7 +134,9 @@ impl Op {
         factor: Option<f32>,
         [v, d]: [usize; 2],
     ) -> Chunk {
-        let n = targets.len();
+        /// Floats between rows of logits: rows a power of two apart would share few places in a cache.
+        const GAP: usize = 16;
+        let (n, stride) = (targets.len(), v + GAP);
         let parts = Shared::new([
             product(Part::MatmulForward, [n, d, v]),
             pass(Part::Loss, 2 * n * v),
@@ -138,26 +145,34 @@ impl Op {
         let task = |task: RowTask<'_, 2, 0>, [forward, loss, back]: &[Clock; 3]| {
             let RowTask { rows, results: [mut logits, mut of_normed], mut products, .. } = task;
             let normed = Mat::row_major(rows_of(normed, &rows, d), rows.len(), d);
-            forward.time(|| products.multiply(normed, &mut [(0, &mut logits, Update::OVERWRITE)]));
+            forward.time(|| {
+                let mut logits = logits.window([0, 0], [rows.len(), v]);
+                products.multiply(normed, &mut [(0, &mut logits, Update::OVERWRITE)]);
+            });
             let logits = logits.elements();
             let losses: Vec<_> = loss.time(|| {
-                let of_rows = logits.chunks_exact_mut(v).zip(&targets[rows.clone()]);
-                of_rows.map(|(logits, target)| loss_and_gradient(logits, *target, factor)).collect()
+                let of_rows = logits.chunks_exact_mut(stride).zip(&targets[rows.clone()]);
+                let of_row = |(row, target): (&mut [f32], &u32)| {
+                    let (logits, gap) = row.split_at_mut(v);
+                    gap.fill(0.0);
+                    loss_and_gradient(logits, *target, factor)
+                };
+                of_rows.map(of_row).collect()
             });
             if factor.is_some() {
-                let of_logits = Mat::row_major(logits, rows.len(), v);
+                let of_logits = Mat::new(logits, [rows.len(), v], [stride, 1]);
                 back.time(|| products.multiply(of_logits, &mut [(1, &mut of_normed, Update::OVERWRITE)]));
             }
             losses
         };
         let width = if factor.is_some() { d } else { 0 };
-        // SAFETY: tasks write products to all rows of the results.
+        // SAFETY: tasks write products to all rows of the results, and zeros behind them.
         let ([of_logits, of_rows], losses) = unsafe {
-            written(n, [v, width], |results| {
+            written(n, [stride, width], |results| {
                 parts.run(|clocks| right.by_rows(results, [], |rows| task(rows, clocks)))
             })
         };
-        Chunk { losses: losses.concat(), of_logits, of_rows }
+        Chunk { losses: losses.concat(), of_logits, stride, of_rows }
     }
 }
 
@@ -166,6 +181,8 @@ struct Chunk {
     losses: Vec<f32>,
     /// Of the mean loss, \[n, v\].
     of_logits: Vec<f32>,
+    /// From row to row of them.
+    stride: usize,
     /// Of the mean loss, \[n, d\], if it is wanted.
     of_rows: Vec<f32>,
 }
@@ -202,7 +219,9 @@ impl CustomOp3 for Op {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(kept) = self.kept.get() else { candle_core::bail!("head loss: backward before forward") };
         let factor = grad.to_scalar::<f32>()?;
-        let scaled = |gradient: &[f32]| gradient.iter().map(|g| g * factor).collect::<Vec<_>>();
+        let scaled = |gradient: &[f32]| -> Vec<f32> {
+            gradient.par_iter().with_min_len(SCALED_AT_ONCE).map(|g| g * factor).collect()
+        };
         self.relay.leave(vec![scaled(&kept.norm), scaled(&kept.head)]);
         Ok((
             Some(Tensor::from_vec(scaled(&kept.x), x.shape(), x.device())?),

@@ -138,22 +138,16 @@ impl Projection {
         let dy = Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
         Ok(matmul_span(Part::MatmulInput, [dy.rows, w.rows, w.cols], || matmul(mat(dy), mat(w))))
     }
+}
 
-    /// dw of a product in f32, added to `sum` if there is one.
-    pub(super) fn add_weight_gradient(
-        &self,
-        sum: Option<Vec<f32>>,
-        x: &[f32],
-        dy: &[f32],
-    ) -> Result<Vec<f32>> {
-        let (d_out, d_in) = self.weight.dims2()?;
-        let x = Matrix { values: x, rows: x.len() / d_in, cols: d_in };
-        let dy = Matrix { values: dy, rows: x.rows, cols: d_out };
-        Ok(matmul_span(Part::MatmulWeight, [d_out, x.rows, d_in], || match sum {
-            Some(sum) => add_matmul(sum, mat(dy).t(), mat(x)),
-            None => matmul(mat(dy).t(), mat(x)),
-        }))
-    }
+/// dw = dyᵀ x of a product in f32, added to `sum` if there is one.
+pub(super) fn add_weight_gradient(sum: Option<Vec<f32>>, dy: Mat<'_>, x: &[f32]) -> Vec<f32> {
+    let d_in = x.len() / dy.rows.max(1);
+    let x = Mat::row_major(x, dy.rows, d_in);
+    matmul_span(Part::MatmulWeight, [dy.cols, dy.rows, d_in], || match sum {
+        Some(sum) => add_matmul(sum, dy.t(), x),
+        None => matmul(dy.t(), x),
+    })
 }
 
 /// Rows of all matrices.
