@@ -113,7 +113,7 @@ impl<'a> AttentionRows<'a> {
             products(of_qkv.chain([(mat(grad).t(), mat(&kept.out))]))
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
-        Ok(Gradients { of_x, of_weights: [vec![of_norm], of_products].concat() })
+        Ok(Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() })
     }
 
     /// Returns sums for the gradient of the norm's weight.

@@ -138,7 +138,7 @@ impl<'a> FfnRows<'a> {
             products(of_branches.chain([(mat(grad, d).t(), mat(&hidden, d_ff))]))
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
-        Gradients { of_x, of_weights: [vec![of_norm], of_products].concat() }
+        Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() }
     }
 
     /// Returns sums for the gradient of the norm's weight.
