@@ -108,6 +108,7 @@ impl<'a> AttentionRows<'a> {
             })
         })?;
         let mat = |x| Mat::row_major(x, n, d);
+        // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
             let of_qkv = of_qkv.iter().map(|dy| (mat(dy).t(), mat(&normed)));
             products(of_qkv.chain([(mat(grad).t(), mat(&kept.out))]))

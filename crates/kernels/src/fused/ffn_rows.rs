@@ -133,6 +133,7 @@ impl<'a> FfnRows<'a> {
         };
         let mat = |x, cols| Mat::row_major(x, n, cols);
         let branches = if d_gate > 0 { vec![&of_gate, &of_up] } else { vec![&of_up] };
+        // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [d_ff + d_gate + d_ff, n, d], || {
             let of_branches = branches.into_iter().map(|dy| (mat(dy, d_ff).t(), mat(&normed, d)));
             products(of_branches.chain([(mat(grad, d).t(), mat(&hidden, d_ff))]))
