@@ -158,12 +158,12 @@ fn timed<R>(part: Part, shape: Option<[usize; 3]>, work: Work, f: impl FnOnce() 
 
 /// Spans whose parts tasks on several threads do in turn, each for its share of the work.
 pub(crate) struct Shared<const N: usize> {
-    spans: [(Part, Option<[usize; 3]>, Work); N],
+    /// Without their times.
+    spans: [Span; N],
     clocks: [Clock; N],
 }
 
 /// The time that tasks spent on one part; without anybody who records, nothing.
-#[derive(Default)]
 pub(crate) struct Clock(Option<AtomicU64>);
 
 impl Clock {
@@ -182,18 +182,18 @@ impl Clock {
 }
 
 /// What a part of [`Shared`] has to do: a pass over memory.
-pub(crate) fn pass(part: Part, floats: usize) -> (Part, Option<[usize; 3]>, Work) {
-    (part, None, Work::floats(floats))
+pub(crate) fn pass(part: Part, floats: usize) -> Span {
+    Span { part, shape: None, work: Work::floats(floats), time: Duration::ZERO }
 }
 
 /// What a part of [`Shared`] has to do: a product of \[m, k\] and \[k, n\].
-pub(crate) fn product(part: Part, shape: [usize; 3]) -> (Part, Option<[usize; 3]>, Work) {
-    (part, Some(shape), Work::matmul(shape))
+pub(crate) fn product(part: Part, shape: [usize; 3]) -> Span {
+    Span { part, shape: Some(shape), work: Work::matmul(shape), time: Duration::ZERO }
 }
 
 impl<const N: usize> Shared<N> {
     /// For the parts that [`pass`] and [`product`] describe.
-    pub(crate) fn new(spans: [(Part, Option<[usize; 3]>, Work); N]) -> Self {
+    pub(crate) fn new(spans: [Span; N]) -> Self {
         let on = SPANS.with_borrow(Option::is_some);
         Self { spans, clocks: std::array::from_fn(|_| Clock(on.then(AtomicU64::default))) }
     }
@@ -206,9 +206,9 @@ impl<const N: usize> Shared<N> {
         let passed = started.elapsed();
         SPANS.with_borrow_mut(|recorded| {
             let Some(recorded) = recorded else { return };
-            for ((part, shape, work), clock) in self.spans.into_iter().zip(&self.clocks) {
+            for (span, clock) in self.spans.into_iter().zip(&self.clocks) {
                 let time = passed.mul_f64(clock.nanoseconds() / all.max(1.0));
-                recorded.push(Span { part, shape, work, time });
+                recorded.push(Span { time, ..span });
             }
         });
         result

@@ -119,15 +119,11 @@ pub(crate) fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let (d, rows) = (w.len(), ROWS_PER_SUM);
     let ([dx], partial_dw) = fill(x.len(), rows * d, |task, [dx]| {
-        let from = |x| from_row(x, task * rows, d);
-        backward_rows(from(x), w, &rstd[task * rows..], from(dy), residual.map(from), dx)
+        let start = task * rows * d;
+        let residual = residual.map(|residual| &residual[start..]);
+        backward_rows(&x[start..], w, &rstd[task * rows..], &dy[start..], residual, dx)
     });
     (dx, sum_partial_dw(d, partial_dw))
-}
-
-/// The rows of d floats from one on.
-fn from_row(x: &[f32], row: usize, d: usize) -> &[f32] {
-    &x[row * d..]
 }
 
 /// As many rows of dx as there is room for, on the calling thread, and dw summed over every [`ROWS_PER_SUM`] rows, one after

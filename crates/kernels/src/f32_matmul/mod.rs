@@ -9,8 +9,8 @@
 //! same places of a cache.
 //!
 //! **Threads** pack b together, and then take one small task after another, since cores that are shared with others are not
-//! equally fast. Long sums (the gradients of weights are sums over tokens) have a small result: there a task packs for its own part of the
-//! result, just before it multiplies.
+//! equally fast. Long sums (the gradients of weights are sums over tokens) have a small result: there a task packs for its
+//! own part of the result, just before it multiplies.
 //!
 //! An element of c is the sum of sums of [`TERMS`] terms, each taken in order and fused. Neither the cut into tasks nor the
 //! size of a tile touches that, so neither the number of threads nor the instruction set changes a bit.

@@ -41,8 +41,8 @@ impl AttentionBlock {
         residual_blocks(x, [ResidualBlock::Attention(self.clone())], saving)
     }
 
-    /// Its weights, and the block for inputs of the shape of x.
-    pub(super) fn link(self, x: &Tensor) -> Result<(Vec<Tensor>, Link)> {
+    /// The block for inputs of the shape of x.
+    pub(super) fn link(self, x: &Tensor) -> Result<Link> {
         let (b, t, d) = x.dims3()?;
         let (h, half) = (self.n_head, d / self.n_head / 2);
         if d != 2 * half * h || self.rotary.iter().any(|table| table.dims() != [t, half]) {
@@ -54,9 +54,14 @@ impl AttentionBlock {
         weights.push(self.o.weight.clone());
         let shape = HeadShape { b, t, h, d: 2 * half };
         let [cos, sin] = self.rotary.each_ref().map(Tensor::contiguous);
-        let low = self.qkv.iter().chain([&self.o]).any(|product| product.low.is_some());
-        let (count, block) = (weights.len(), Self { rotary: [cos?, sin?], ..self });
-        Ok((weights, Link::new(Shaped { block, shape }, count, low)))
+        let low = self.is_low();
+        let block = Self { rotary: [cos?, sin?], ..self };
+        Ok(Link::new(Shaped { block, shape }, weights, low))
+    }
+
+    /// Whether any product is below f32.
+    pub(super) fn is_low(&self) -> bool {
+        self.qkv.iter().chain([&self.o]).any(|product| product.low.is_some())
     }
 }
 

@@ -4,16 +4,13 @@ use super::attention_block::{Kept, Shaped, Weights};
 use super::residual_blocks::Gradients;
 use super::{Formats, rows_of};
 use crate::buffers::with_elements;
-use crate::f32_matmul::{Products, ROW_UNIT, RowTask};
+use crate::f32_matmul::{Products, RowTask};
 use crate::heads::HeadShape;
 use crate::matmul::{Mat, MatMut, Update, products, written};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
 use crate::rms_norm;
 use crate::rope::rotate_rows;
 use candle_core::Result;
-
-// A norm's sums over rows are not cut by the cut into tasks.
-const _: () = assert!(ROW_UNIT.is_multiple_of(rms_norm::ROWS_PER_SUM));
 
 /// A block in f32 throughout, without a norm before its output projection, with weights that are packed together.
 pub(super) struct AttentionRows<'a> {
@@ -30,8 +27,7 @@ impl<'a> AttentionRows<'a> {
     /// The block on the rows of x, if it is one of this kind.
     pub(super) fn new(shaped: &'a Shaped, x: &'a [f32], w: &'a Weights<'a>) -> Option<Self> {
         let block = &shaped.block;
-        let low = block.qkv.iter().chain([&block.o]).any(|projection| projection.low.is_some());
-        if block.sub_norm.is_some() || block.formats != Formats::FULL || low {
+        if block.sub_norm.is_some() || block.formats != Formats::FULL || block.is_low() {
             return None;
         }
         let d = w.norm.len();
@@ -75,9 +71,8 @@ impl<'a> AttentionRows<'a> {
         let eps = self.shaped.block.norm.eps as f32;
         let rstd = norm.time(|| rms_norm::forward_rows(x, self.w.norm, eps, normed));
         projections.time(|| {
-            let results = [&mut q, &mut k, &mut v];
-            let mut index = 0..;
-            let mut results = results.map(|c| (index.next().unwrap_or_default(), c, Update::OVERWRITE));
+            let update = Update::OVERWRITE;
+            let mut results = [(0, &mut q, update), (1, &mut k, update), (2, &mut v, update)];
             products.multiply(Mat::row_major(normed, rows.len(), self.d), &mut results);
         });
         rope.time(|| self.rotate([&mut q, &mut k], rows.start, angles, 1.0));

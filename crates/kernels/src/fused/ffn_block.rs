@@ -46,17 +46,21 @@ impl FfnBlock {
         residual_blocks(x, [ResidualBlock::Ffn(self.clone())], saving)
     }
 
-    /// Its weights, and the block.
-    pub(super) fn link(self) -> (Vec<Tensor>, Link) {
+    /// The block with its weights in order.
+    pub(super) fn link(self) -> Link {
         let mut weights = vec![&self.norm.weight];
         weights.extend(self.gate.iter().map(|gate| &gate.projection.weight));
         weights.push(&self.up.projection.weight);
         weights.extend(self.sub_norm.iter().map(|norm| &norm.weight));
         weights.push(&self.down.weight);
-        let weights: Vec<_> = weights.into_iter().cloned().collect();
-        let low = self.branches().into_iter().chain([&self.down]).any(|product| product.low.is_some());
-        let count = weights.len();
-        (weights, Link::new(self, count, low))
+        let weights = weights.into_iter().cloned().collect();
+        let low = self.is_low();
+        Link::new(self, weights, low)
+    }
+
+    /// Whether any product is below f32.
+    pub(super) fn is_low(&self) -> bool {
+        self.branches().into_iter().chain([&self.down]).any(|product| product.low.is_some())
     }
 }
 
@@ -145,7 +149,7 @@ impl<'a> Weights<'a> {
 
 impl FfnBlock {
     /// The projections into the hidden state.
-    fn branches(&self) -> Vec<&Projection> {
+    pub(super) fn branches(&self) -> Vec<&Projection> {
         self.gate.iter().chain([&self.up]).map(|branch| &branch.projection).collect()
     }
 

@@ -4,7 +4,7 @@ use super::ffn_block::{FfnBlock, Kept, Weights};
 use super::residual_blocks::Gradients;
 use super::{Formats, rows_of};
 use crate::Pointwise;
-use crate::f32_matmul::{Products, ROW_UNIT, RowTask};
+use crate::f32_matmul::{Products, RowTask};
 use crate::matmul::{Before, Mat, MatMut, Update, products, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
@@ -24,9 +24,6 @@ pub(super) struct FfnRows<'a> {
     d_gate: usize,
 }
 
-// A norm's sums over rows are not cut by the cut into tasks.
-const _: () = assert!(ROW_UNIT.is_multiple_of(rms_norm::ROWS_PER_SUM));
-
 // Numbers of the right operands.
 const UP: usize = 0;
 const DOWN: usize = 1;
@@ -36,13 +33,11 @@ impl<'a> FfnRows<'a> {
     /// The block on the rows of x, if it is one of this kind.
     pub(super) fn new(block: &'a FfnBlock, x: &'a [f32], w: &'a Weights<'a>) -> Option<Self> {
         let FfnBlock { gate, up, sub_norm, down, formats, .. } = block;
-        let inward: Vec<_> = gate.iter().chain([up]).map(|branch| &branch.projection).collect();
-        let low = inward.iter().chain([&down]).any(|projection| projection.low.is_some());
-        if sub_norm.is_some() || *formats != Formats::FULL || low {
+        if sub_norm.is_some() || *formats != Formats::FULL || block.is_low() {
             return None;
         }
         let (d_ff, d) = up.projection.weight.dims2().ok()?;
-        let fit = inward.iter().all(|projection| projection.weight.dims() == [d_ff, d])
+        let fit = block.branches().iter().all(|projection| projection.weight.dims() == [d_ff, d])
             && down.weight.dims() == [d, d_ff]
             && w.norm.len() == d
             && x.len().is_multiple_of(d.max(1));

@@ -39,7 +39,7 @@ impl HeadLoss {
         if self.head.low.is_some() {
             candle_core::bail!("head loss: the head is computed in f32 here");
         }
-        let relay = Relay::new(&[&self.norm.weight, &self.head.weight])?;
+        let relay = Relay::new([&self.norm.weight, &self.head.weight])?;
         let (x, scalar) = (x_nd.contiguous()?, relay.scalar()?);
         let keep = will_go_back(&[&x, &scalar]);
         x.apply_op3(

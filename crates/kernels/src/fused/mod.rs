@@ -9,7 +9,7 @@
 //! What a block computes is defined by the single operations of this crate; the tests compare the two. All of
 //! them run `f32` on the CPU; products and the values between them may be rounded as a recipe below f32 says.
 //!
-//! A custom operation of Candle has three arguments at most, a block has up to six weights. They enter through
+//! A custom operation of Candle has three arguments at most, a block alone has up to six weights. They enter through
 //! a [`Relay`](relay::Relay): one scalar that depends on all of them. [`backward`] takes their gradients from there.
 
 mod attention_block;
@@ -28,6 +28,7 @@ pub use projection::Projection;
 pub use relay::backward;
 pub use residual_blocks::{ResidualBlock, residual_blocks};
 
+use crate::f32_matmul::ROW_UNIT;
 use crate::profile::{Part, Work, span};
 use crate::rms_norm;
 use crate::round::round_in_place;
@@ -35,6 +36,9 @@ use candle_core::Tensor;
 use numerics::NumericFormat;
 use std::borrow::Cow;
 use std::ops::Range;
+
+// A norm's sums over rows are not cut by the cut into tasks.
+const _: () = assert!(ROW_UNIT.is_multiple_of(rms_norm::ROWS_PER_SUM));
 
 /// An RMSNorm: its weight \[d\] and what is added to the mean square.
 #[derive(Clone, Debug)]

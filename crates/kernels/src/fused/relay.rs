@@ -65,8 +65,8 @@ pub(super) struct Relay {
 
 impl Relay {
     /// For f32 weights on the CPU, whose gradients come in this order.
-    pub(super) fn new(weights: &[&Tensor]) -> Result<Self> {
-        let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
+    pub(super) fn new<'a>(weights: impl IntoIterator<Item = &'a Tensor>) -> Result<Self> {
+        let weights = weights.into_iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
         let cells = weights.iter().map(|_| Cell::default()).collect();
         Ok(Self { weights, cells })
     }

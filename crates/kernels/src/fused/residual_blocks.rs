@@ -25,19 +25,15 @@ pub fn residual_blocks(
     blocks: impl IntoIterator<Item = ResidualBlock>,
     saving: Saving,
 ) -> Result<Tensor> {
-    let (mut links, mut weights): (Vec<Link>, Vec<Tensor>) = (vec![], vec![]);
-    for block in blocks {
-        let (of_block, link) = match block {
-            ResidualBlock::Attention(block) => block.link(x)?,
-            ResidualBlock::Ffn(block) => block.link(),
-        };
-        weights.extend(of_block);
-        links.push(link);
-    }
+    let link = |block| match block {
+        ResidualBlock::Attention(block) => block.link(x),
+        ResidualBlock::Ffn(block) => Ok(block.link()),
+    };
+    let links = blocks.into_iter().map(link).collect::<Result<Vec<Link>>>()?;
     if saving == Saving::Recompute && links.iter().any(|link| link.low) {
         candle_core::bail!("only blocks in f32 can be computed again in the backward pass")
     }
-    let relay = Relay::new(&weights.iter().collect::<Vec<_>>())?;
+    let relay = Relay::new(links.iter().flat_map(|link| &link.weights))?;
     let (x, scalar) = (x.contiguous()?, relay.scalar()?);
     let back = super::will_go_back(&[&x, &scalar]);
     let keep = back && saving == Saving::Keep;
@@ -65,14 +61,14 @@ pub(super) struct Gradients {
 /// A block of several.
 pub(super) struct Link {
     block: Box<dyn Keeping>,
-    /// How many weights it has.
-    weights: usize,
+    /// In its order.
+    weights: Vec<Tensor>,
     /// Whether any of its products is below f32.
     low: bool,
 }
 
 impl Link {
-    pub(super) fn new(block: impl OnSlices, weights: usize, low: bool) -> Self {
+    pub(super) fn new(block: impl OnSlices, weights: Vec<Tensor>, low: bool) -> Self {
         Self { block: Box::new(Keeper { block, kept: OnceLock::new() }), weights, low }
     }
 }
@@ -133,9 +129,9 @@ impl CustomOp2 for Op {
         let mut x = Cow::Borrowed(elements(x, layout)?);
         let mut inputs = vec![];
         self.relay.with_weights(|mut weights| {
-            for Link { block, weights: count, .. } in &self.links {
+            for Link { block, weights: own, .. } in &self.links {
                 let of_block;
-                (of_block, weights) = weights.split_at(*count);
+                (of_block, weights) = weights.split_at(own.len());
                 let y = block.run(&x, of_block, self.keep)?;
                 if let (true, Cow::Owned(x)) = (self.back, std::mem::replace(&mut x, Cow::Owned(y))) {
                     inputs.push(x);
@@ -161,9 +157,9 @@ impl CustomOp2 for Op {
             self.relay.with_weights(|mut weights| {
                 let (mut grad, mut of_weights) = (Cow::Borrowed(grad), vec![]);
                 let inputs = inputs.iter().map(|input| &input[..]).rev().chain([x]);
-                for (Link { block, weights: count, .. }, x) in self.links.iter().rev().zip(inputs) {
+                for (Link { block, weights: own, .. }, x) in self.links.iter().rev().zip(inputs) {
                     let of_block;
-                    (weights, of_block) = weights.split_at(weights.len() - count);
+                    (weights, of_block) = weights.split_at(weights.len() - own.len());
                     let gradients = block.back(x, of_block, &grad)?;
                     grad = Cow::Owned(gradients.of_x);
                     of_weights.push(gradients.of_weights);

@@ -23,16 +23,13 @@ struct Block {
     attention: Attention,
     ffn_norm: RmsNorm,
     ffn: Ffn,
-    saving: Saving,
     kernels: Kernels,
     precision: Precision,
 }
 
 impl Block {
+    /// By single operations.
     fn forward(&self, x: &Tensor, rotary: &RotaryTable, dropout: &Dropout, layer: usize) -> Result<Tensor> {
-        if let Some(halves) = self.fused(x, rotary, dropout)? {
-            return kernels::residual_blocks(x, halves, self.saving);
-        }
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotary)?;
         let x = self.add(x, &dropout.apply(&y, &format!("layers.{layer}.attention"))?)?;
         let y = self.ffn.forward(&self.ffn_norm.forward(&x)?)?;
@@ -69,6 +66,7 @@ pub struct Transformer {
     lm_head: Linear,
     rotary: RotaryTable,
     seq_len: usize,
+    saving: Saving,
     kernels: Kernels,
     precision: Precision,
 }
@@ -101,7 +99,6 @@ impl Transformer {
                 attention: Attention::new(config, vb.pp("self_attn"), kernels, residual_std, precision)?,
                 ffn_norm: norm(vb.pp("post_attention_layernorm"))?,
                 ffn: Ffn::new(&ffn_config, vb.pp("mlp"), kernels, ffn_init, precision)?,
-                saving: Saving::Keep,
                 kernels,
                 precision: precision.clone(),
             });
@@ -119,6 +116,7 @@ impl Transformer {
             lm_head,
             rotary: RotaryTable::new(config, vb.device())?,
             seq_len: config.seq_len,
+            saving: Saving::Keep,
             kernels,
             precision: precision.clone(),
         })
@@ -127,7 +125,7 @@ impl Transformer {
     /// The same model, whose blocks keep for the backward pass what `saving` says.
     #[must_use]
     pub fn saving(mut self, saving: Saving) -> Self {
-        self.blocks.iter_mut().for_each(|block| block.saving = saving);
+        self.saving = saving;
         self
     }
 
@@ -154,10 +152,9 @@ impl Transformer {
     fn residual(&self, ids_bt: &Tensor, dropout: &Dropout) -> Result<Tensor> {
         let mut x_btd = self.embedded(ids_bt)?;
         let fused = self.blocks.iter().map(|block| block.fused(&x_btd, &self.rotary, dropout));
-        if let (Some(halves), Some(first)) = (fused.collect::<Result<Option<Vec<_>>>>()?, self.blocks.first())
-        {
-            let x_btd = kernels::residual_blocks(&x_btd, halves.into_iter().flatten(), first.saving)?;
-            return x_btd.flatten(0, 1);
+        if let Some(halves) = fused.collect::<Result<Option<Vec<_>>>>()? {
+            return kernels::residual_blocks(&x_btd, halves.into_iter().flatten(), self.saving)?
+                .flatten(0, 1);
         }
         for (layer, block) in self.blocks.iter().enumerate() {
             x_btd = block.forward(&x_btd, &self.rotary, dropout, layer)?;
