@@ -173,6 +173,12 @@ impl Observer for Nobody {
         0
     }
 
+    fn looks(&self) -> bool {
+        false
+    }
+
+    fn passed(&self, _: Role, _: u64) {}
+
     fn quantised(&self, _: Role, _: Matrix<'_>, _: &QuantSpec, _: &Operand) {}
 }
 

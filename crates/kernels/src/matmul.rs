@@ -36,6 +36,11 @@ impl Update<'_> {
     /// dst ← dst + a b
     pub(crate) const ACCUMULATE: Self = Self { before: Before::There, ..Self::OVERWRITE };
 
+    /// Whether nothing is read of the destination, nor of another matrix.
+    pub(crate) fn is_overwrite(self) -> bool {
+        matches!(self.before, Before::Nothing)
+    }
+
     /// For further products that are added to the first.
     pub(crate) fn more(self) -> Self {
         Self { before: Before::There, ..self }
@@ -60,8 +65,14 @@ pub(crate) struct Sum<'a> {
 }
 
 /// dst ← a b, on the calling thread.
-pub(crate) fn matmul_into(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
-    compute(&mut [Sum { c: dst, update: Update::OVERWRITE, products: vec![(a, b)] }], Parallelism::None);
+pub(crate) fn matmul_into(mut dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
+    update(&mut dst, Update::OVERWRITE, a, b);
+}
+
+/// c ← before + `factor` a b, on the calling thread.
+pub(crate) fn update(c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Mat<'_>) {
+    let c = c.window([0, 0], c.shape());
+    compute(&mut [Sum { c, update, products: vec![(a, b)] }], Parallelism::None);
 }
 
 /// a b, row-major, on all threads of the current rayon pool.

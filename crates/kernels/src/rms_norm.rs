@@ -3,7 +3,7 @@
 use crate::Kernels;
 use crate::buffers::{elements, fill, fill_one, rows_per_task, with_elements};
 use crate::profile::{Part, Work, span};
-use crate::simd::dot;
+use crate::simd::{add, dot};
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -158,12 +158,6 @@ pub(crate) fn sum_partial_dw(d: usize, partial: Vec<Vec<f32>>) -> Vec<f32> {
 }
 
 crate::multiversion! {
-    fn add(sum: &mut [f32], x: &[f32]) {
-        for (sum, x) in sum.iter_mut().zip(x) {
-            *sum += x;
-        }
-    }
-
     /// y ← w x rstd for one row.
     fn scale_row(x: &[f32], w: &[f32], rstd: f32, y: &mut [f32]) {
         for ((&x, &w), y) in x.iter().zip(w).zip(y) {

@@ -25,6 +25,13 @@ pub(crate) fn round_in_place(x: &mut [f32], format: NumericFormat) {
     }
 }
 
+/// [`round_in_place`] on the calling thread.
+pub(crate) fn round_rows(x: &mut [f32], format: NumericFormat) {
+    if format != NumericFormat::Fp32 {
+        numerics::round_rows(x, format, Overflow::Propagate);
+    }
+}
+
 struct Round {
     kernels: Kernels,
     format: NumericFormat,

@@ -106,6 +106,15 @@ pub(crate) fn exp_minus_in_place(x: &mut [f32], shift: f32) -> f32 {
     combine(lanes, |a, b| a + b)
 }
 
+crate::multiversion! {
+    /// sum ← sum + x, on the calling thread.
+    pub(crate) fn add(sum: &mut [f32], x: &[f32]) {
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum += x;
+        }
+    }
+}
+
 /// The side of squares that are turned round in registers.
 pub(crate) const SIDE: usize = 4;
 

@@ -74,7 +74,7 @@ pub use error::UnknownName;
 pub use format::{FormatSpec, Layout, NumericFormat, Specials};
 pub use health::{Health, health};
 pub use operand::{Operand, OuterScale};
-pub use quantize::{quantize, round_slice};
+pub use quantize::{count_non_finite, quantize, round_rows, round_slice};
 pub use reference::{EncodedMatrix, StoredScales, encode_matrix};
 pub use rounding::{Overflow, Rounding, RoundingMode};
 pub use scaling::{Contraction, QuantSpec, ScaleKind, Scaling};

@@ -12,7 +12,7 @@ use crate::operand::{Operand, OuterScale};
 use crate::rounding::{Overflow, Rounding};
 use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale, tile_scales};
 use crate::scaling::{Contraction, QuantSpec, Scaling};
-use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_scaled, sweep_unscaled};
+use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_non_finite, sweep_scaled, sweep_unscaled};
 
 /// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude
 /// and the rounding.
@@ -75,6 +75,18 @@ pub fn round_slice(values: &mut [f32], format: NumericFormat, rounding: Rounding
     let grid = Grid::new(format, rounding.mode, overflow);
     let tasks = values.par_chunks_mut(TASK).enumerate();
     tasks.for_each(|(task, values)| sweep_in_place(values, &grid, rounding, (task * TASK) as u32));
+}
+
+/// [`round_slice`] to nearest even, on the calling thread.
+pub fn round_rows(values: &mut [f32], format: NumericFormat, overflow: Overflow) {
+    let rounding = Rounding::NEAREST_EVEN;
+    sweep_in_place(values, &Grid::new(format, rounding.mode, overflow), rounding, 0);
+}
+
+/// How many values are NaN or infinite; on the calling thread.
+pub fn count_non_finite(values: &[f32]) -> u64 {
+    // The sweep counts in 32 bits.
+    values.chunks(TASK).map(sweep_non_finite).sum()
 }
 
 /// A checked request.

@@ -80,6 +80,11 @@ multiversion! {
         non_finite
     }
 
+    /// How many elements are not finite.
+    pub(crate) fn sweep_non_finite(x: &[f32]) -> u64 {
+        count_non_finite(x)
+    }
+
     /// Spreads the numbers of tiles over their `out.len() / tiles.len()` columns each.
     pub(crate) fn spread(tiles: &[f32], out: &mut [f32]) {
         let tile_cols = out.len() / tiles.len();

@@ -199,13 +199,23 @@ impl Observer for LayerObserver {
         self.state.key_of(self.hash, role as u64)
     }
 
+    fn looks(&self) -> bool {
+        self.phase == Phase::Training && self.state.sampling.load(Ordering::Relaxed)
+    }
+
+    fn passed(&self, _: Role, non_finite: u64) {
+        if self.phase == Phase::Training {
+            self.state.non_finite.fetch_add(non_finite, Ordering::Relaxed);
+        }
+    }
+
     fn quantised(&self, role: Role, matrix: Matrix<'_>, spec: &QuantSpec, operand: &Operand) {
         if self.phase == Phase::Evaluation {
             return;
         }
         self.with_history(role, spec, |history| history.push(operand.amax));
-        self.state.non_finite.fetch_add(operand.non_finite, Ordering::Relaxed);
-        if self.state.sampling.load(Ordering::Relaxed) && spec.format != NumericFormat::Fp32 {
+        self.passed(role, operand.non_finite);
+        if self.looks() && spec.format != NumericFormat::Fp32 {
             let Matrix { values, rows, cols } = matrix;
             let seen = numerics::health(values, rows, cols, Contraction::Columns, spec, operand);
             let mut all = lock(&self.state.health);

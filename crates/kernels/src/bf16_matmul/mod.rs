@@ -25,11 +25,15 @@ pub(crate) mod tests;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod trap;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::Amx;
+
 use crate::buffers::fill_one;
-use crate::matmul::{self, Mat};
+use crate::matmul::{self, Mat, MatMut};
 use numerics::multiversion;
 use pack::{LINES, STEPS, Side, Tile, pack_strips};
 use rayon::prelude::*;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unit::{Sums, TileUnit, Tiles};
 
@@ -50,7 +54,7 @@ pub(crate) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 /// a and b.
 pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(c) = amx::Amx::new().and_then(|unit| product(unit, factor, a, b, finish)) {
+    if let Some(c) = Amx::new().and_then(|unit| product(unit, factor, a, b, finish)) {
         return c;
     }
     f32_matmul_with(factor, a, b, finish)
@@ -65,28 +69,27 @@ pub(crate) fn f32_matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finis
     c
 }
 
+/// a b by `unit`, row-major, on all threads, if bf16 holds a and b.
+pub(crate) fn matmul(unit: impl TileUnit, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
+    product(unit, 1.0, a, b, &|_, _| {})
+}
+
 /// `factor` a b by `unit`, finished, if bf16 holds a and b.
 fn product(unit: impl TileUnit, factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Option<Vec<f32>> {
     assert_eq!(a.cols, b.rows);
-    let (rows, steps, cols) = (a.rows, a.cols.div_ceil(STEPS), b.cols);
-    if rows == 0 || steps == 0 || cols == 0 {
+    let (rows, cols) = (a.rows, b.cols);
+    if rows == 0 || a.cols == 0 || cols == 0 {
         return Some(vec![0.0; rows * cols]);
     }
-    let mut strips = vec![Tile::ZERO; cols.div_ceil(BLOCK) * 2 * steps];
-    // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
-    let exact = strips.par_chunks_exact_mut(2 * steps).enumerate().all(|(panel, tiles)| {
-        pack_strips(tiles, Side::Right, b.t().window([panel * BLOCK, 0], [BLOCK, a.cols]))
-    });
-    if !exact {
-        return None;
-    }
+    let strips = Strips::pack(b)?;
     // Every task reads all of b, so there are not more of them than it takes to share them out.
     let blocks = (rows.div_ceil(BLOCK) / (2 * rayon::current_num_threads())).clamp(1, BLOCKS_PER_TASK);
     let exact = AtomicBool::new(true);
     let c = fill_one(rows * cols, blocks * BLOCK * cols, |task, c| {
         let part = a.window([task * blocks * BLOCK, 0], [c.len() / cols, a.cols]);
         if exact.load(Ordering::Relaxed) {
-            match multiply_rows(unit, factor, part, &strips, steps, c) {
+            let results = &mut [(&strips, MatMut::row_major(c, part.rows, cols))];
+            match multiply_rows(unit, factor, part, results) {
                 true => finish(task * blocks * BLOCK, c),
                 false => exact.store(false, Ordering::Relaxed),
             }
@@ -95,36 +98,66 @@ fn product(unit: impl TileUnit, factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Fin
     exact.into_inner().then_some(c)
 }
 
-/// c ← `factor` a b for the rows of a task, unless bf16 does not hold a. `steps` counts the tiles in a strip of b.
-fn multiply_rows(
+/// A right operand, packed in strips of columns.
+pub(crate) struct Strips {
+    /// An even number of strips, one after another.
+    tiles: Vec<Tile>,
+    /// Tiles in a strip.
+    steps: usize,
+}
+
+impl Strips {
+    /// Packs b on all threads, if bf16 holds it.
+    pub(crate) fn pack(b: Mat<'_>) -> Option<Self> {
+        let steps = b.rows.div_ceil(STEPS);
+        let mut tiles = vec![Tile::ZERO; b.cols.div_ceil(BLOCK) * 2 * steps];
+        // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
+        let exact = tiles.par_chunks_exact_mut(2 * steps.max(1)).enumerate().all(|(panel, tiles)| {
+            pack_strips(tiles, Side::Right, b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]))
+        });
+        exact.then_some(Self { tiles, steps })
+    }
+}
+
+thread_local! {
+    /// Rows of a, packed while this thread goes through a task.
+    static LEFT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
+}
+
+/// c ← `factor` a b for each c and its b, for the rows of a task, unless bf16 does not hold a.
+pub(crate) fn multiply_rows(
     unit: impl TileUnit,
     factor: f32,
     a: Mat<'_>,
-    strips: &[Tile],
-    steps: usize,
-    c: &mut [f32],
+    results: &mut [(&Strips, MatMut<'_>)],
 ) -> bool {
-    let cols = c.len() / a.rows;
+    let steps = a.cols.div_ceil(STEPS);
     let left_strips = 2 * a.rows.div_ceil(BLOCK);
-    let mut left = vec![Tile::ZERO; left_strips * steps.min(STEPS_AT_ONCE)];
+    let mut buffer = LEFT.take();
+    buffer.resize(buffer.len().max(left_strips * steps.min(STEPS_AT_ONCE)), Tile::ZERO);
     let mut sums = Sums::ZERO;
     let mut unit = unit.configure();
+    let mut exact = true;
     for start in (0..steps).step_by(STEPS_AT_ONCE) {
         let count = STEPS_AT_ONCE.min(steps - start);
-        let left = &mut left[..left_strips * count];
-        if !pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS])) {
-            return false;
+        let left = &mut buffer[..left_strips * count];
+        exact &= pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS]));
+        if !exact {
+            break;
         }
         let part = Part { first: start == 0, factor: (start + count == steps).then_some(factor) };
-        for (panel, b) in strips.chunks_exact(2 * steps).enumerate() {
-            let b = [&b[start..][..count], &b[steps + start..][..count]];
-            for (c, a) in c.chunks_mut(BLOCK * cols).zip(left.chunks_exact(2 * count)) {
-                unit.multiply(&mut sums, [&a[..count], &a[count..]], b);
-                take(&sums, part, c, cols, panel * BLOCK);
+        for (Strips { tiles, steps }, c) in &mut *results {
+            for (panel, b) in tiles.chunks_exact(2 * steps).enumerate() {
+                let b = [&b[start..][..count], &b[steps + start..][..count]];
+                for (block, a) in left.chunks_exact(2 * count).enumerate() {
+                    unit.multiply(&mut sums, [&a[..count], &a[count..]], b);
+                    take(&sums, part, &mut c.window([block * BLOCK, panel * BLOCK], [BLOCK; 2]));
+                }
             }
         }
     }
-    true
+    LEFT.set(buffer);
+    exact
 }
 
 /// Which part of a sum has been computed.
@@ -137,10 +170,10 @@ struct Part {
 }
 
 multiversion! {
-    /// Moves a block of sums to rows of c, from column `col` on, as far as c goes.
-    fn take(sums: &Sums, part: Part, c: &mut [f32], cols: usize, col: usize) {
-        for (row, c) in c.chunks_exact_mut(cols).enumerate() {
-            for (c, sums) in c[col..].chunks_mut(LINES).zip(&sums.0[row / LINES]) {
+    /// Moves a block of sums to a block of c, as far as that goes.
+    fn take(sums: &Sums, part: Part, c: &mut MatMut<'_>) {
+        for row in 0..c.shape()[0] {
+            for (c, sums) in c.row(row).chunks_mut(LINES).zip(&sums.0[row / LINES]) {
                 for (c, sum) in c.iter_mut().zip(&sums[row % LINES]) {
                     let sum = if part.first { *sum } else { *c + sum };
                     *c = match part.factor {

@@ -9,7 +9,7 @@ use numerics::{NumericFormat, Overflow, Rounding};
 use proptest::prelude::*;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-fn unit() -> impl TileUnit {
+pub(crate) fn unit() -> Amx {
     trap::amx()
 }
 

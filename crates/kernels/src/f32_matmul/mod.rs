@@ -24,22 +24,18 @@ mod tile;
 mod tests;
 
 pub(crate) use pack::Buffer;
-pub(crate) use rows::{ROW_UNIT, RightOperands, RowTask};
 pub(crate) use strips::Skip;
 pub(crate) use tile::Kernel;
 
 use crate::matmul::{Mat, MatMut, Sum, Update};
+use crate::row_tasks::{ROWS, in_turn, rows_in_turn};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use strips::{LeftCopy, Strips};
 
 /// Terms that are summed in registers: a strip of b has 16 KiB, half of the L1 cache.
 const TERMS: usize = 256;
-
-/// Rows of c in a task, at most: those of a are 96 KiB of the L2 cache.
-const ROWS: usize = 96;
 
 /// Floats of b that are packed at a time: 4 MiB, to be read from the L3 cache.
 const PACKED: usize = 1 << 20;
@@ -55,7 +51,7 @@ const SMALLEST: [usize; 2] = [12, 16];
 const ALONE: usize = 1 << 18;
 
 /// Whether a product of \[m, k\] and \[k, n\] is left to others.
-fn is_small([m, k, n]: [usize; 3]) -> bool {
+pub(crate) fn is_small([m, k, n]: [usize; 3]) -> bool {
     m < SMALLEST[0] || n < SMALLEST[1] || k == 0
 }
 
@@ -182,7 +178,7 @@ impl Products {
         let Some(all_rows) = sums.first().map(|sum| sum.c.shape()[0]) else { return };
         let mut buffer = PACKED_B.take();
         let right = sums.iter().flat_map(|sum| sum.products.iter().map(|(_, b)| *b)).collect::<Vec<_>>();
-        let packed = self.pack(&right, &mut buffer);
+        let packed = self.pack(&right, &|_, _| {}, &mut buffer);
         let mut packed = &packed[..];
         let mut tasks: Vec<_> = rows_in_turn(all_rows, threads).map(|rows| (rows, vec![])).collect();
         for Sum { c, update, products } in sums {
@@ -211,8 +207,14 @@ impl Products {
         PACKED_B.set(buffer);
     }
 
-    /// Packs right operands in blocks of terms, on all threads.
-    fn pack<'a>(self, right: &[Mat<'_>], buffer: &'a mut Buffer) -> Vec<Packed<'a>> {
+    /// Packs right operands in blocks of terms, on all threads, each changed by `round`, which is given its number and packed
+    /// values.
+    fn pack<'a>(
+        self,
+        right: &[Mat<'_>],
+        round: &(impl Fn(usize, &mut [f32]) + Sync),
+        buffer: &'a mut Buffer,
+    ) -> Vec<Packed<'a>> {
         /// Strips that are packed together.
         const STRIPS: usize = 4;
         let kernel = self.kernel;
@@ -224,7 +226,7 @@ impl Products {
         let mut free = buffer.floats(all().map(|(b, rows)| kernel.packed_len(rows, b.cols)).sum());
         let (mut parts, mut packed) = (vec![], vec![]);
         let mut place = 0;
-        for &b in right {
+        for (index, &b) in right.iter().enumerate() {
             let mut term = 0;
             let mut of_b = vec![];
             for rows in blocks(b) {
@@ -234,13 +236,16 @@ impl Products {
                 place += floats.len();
                 let cols = STRIPS * kernel.cols;
                 for (part, floats) in floats.chunks_mut(kernel.packed_len(rows, cols)).enumerate() {
-                    parts.push((b.window([term, part * cols], [rows, cols]), floats));
+                    parts.push((index, b.window([term, part * cols], [rows, cols]), floats));
                 }
                 term += rows;
             }
             packed.push(of_b);
         }
-        parts.into_par_iter().for_each(|(b, floats)| kernel.pack_strips(b, floats));
+        parts.into_par_iter().for_each(|(index, b, floats)| {
+            kernel.pack_strips(b, floats);
+            round(index, floats);
+        });
         let floats: &[f32] = buffer.floats(place);
         let strips = |&(place, len, rows): &(usize, usize, usize)| Strips::new(&floats[place..][..len], rows);
         let of_one = |blocks: Vec<(usize, usize, usize)>| Packed {
@@ -252,7 +257,7 @@ impl Products {
 }
 
 /// A right operand, packed.
-struct Packed<'a> {
+pub(crate) struct Packed<'a> {
     /// Terms of every block but the last.
     terms: usize,
     blocks: Vec<Strips<'a>>,
@@ -266,30 +271,6 @@ fn is_long(sum: &Sum<'_>) -> bool {
 /// About how many floats the right operands take when they are packed.
 fn packed_floats(sums: &[Sum<'_>]) -> usize {
     sums.iter().flat_map(|sum| &sum.products).map(|(_, b)| b.rows * b.cols).sum()
-}
-
-/// Cuts rows into tasks that threads are to take one after another. The last are small, so that no thread waits long for
-/// another.
-fn rows_in_turn(all: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        let left = all - start;
-        let count = (left / (2 * threads)).clamp(1, ROWS).next_multiple_of(ROW_UNIT).min(left);
-        let rows = start..start + count;
-        start = rows.end;
-        (count > 0).then_some(rows)
-    })
-}
-
-/// Runs tasks on all threads, each of which takes the next when it has done one. Returns what they did, in their order.
-fn in_turn<T: Send, R: Send>(mut tasks: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if tasks.len() <= 1 {
-        return tasks.pop().map(run).into_iter().collect(); // not worth waking another thread
-    }
-    let tasks = tasks.into_iter().enumerate().par_bridge();
-    let mut done: Vec<(usize, R)> = tasks.map(|(index, task)| (index, run(task))).collect();
-    done.sort_unstable_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, done)| done).collect()
 }
 
 /// The length of equal parts of `len` that are at most `most` long, but for rounding up to multiples of `unit`.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::matmul::Before;
+use crate::row_tasks::{RowTask, RowUnit};
 use crate::testing::*;
 use candle_core::Tensor;
 use proptest::prelude::*;
@@ -213,19 +214,6 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
     assert!(!tell(11, 32) && !tell(12, 15));
 }
 
-#[test]
-fn rows_are_cut_into_ever_smaller_tasks() {
-    for (all, threads) in [(0, 2), (1, 2), (24, 1), (25, 16), (4096, 2), (4096, 16), (1000, 1)] {
-        let cut: Vec<_> = rows_in_turn(all, threads).collect();
-        let ends = cut.iter().map(|rows| rows.end);
-        assert!(cut.iter().map(|rows| rows.start).eq([0].into_iter().chain(ends).take(cut.len())));
-        assert_eq!(cut.last().map_or(0, |rows| rows.end), all);
-        assert!(cut.is_sorted_by(|rows, next| rows.len() >= next.len()));
-        assert!(cut.iter().all(|rows| (1..=ROWS).contains(&rows.len())));
-        assert!(cut.iter().rev().skip(1).all(|rows| rows.len().is_multiple_of(ROW_UNIT)));
-    }
-}
-
 /// Two products one after another, and a third of the same left operand.
 #[test]
 fn rows_through_several_products_have_the_bits_of_one_after_another() -> candle_core::Result<()> {
@@ -264,7 +252,11 @@ fn rows_through_several_products_have_the_bits_of_one_after_another() -> candle_
                         products.multiply(hidden, &mut [(1, &mut y, onto)]);
                         rows.start
                     };
-                    Products { kernel }.with_packed(&right, |right| right.by_rows(results, [between], task))
+                    RowUnit::F32(kernel).with_packed(
+                        &right,
+                        |_, _| {},
+                        |right| right.by_rows(results, [between], task),
+                    )
                 })
             };
             assert!(

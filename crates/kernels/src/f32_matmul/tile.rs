@@ -85,7 +85,7 @@ impl Kernel {
     /// The kernels of the instruction set that runs, if it fuses additions. They all give the same bits; that a pin to the
     /// oldest instructions does too, it gets those of AVX2.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn fast() -> Option<Self> {
+    pub(crate) fn fast() -> Option<Self> {
         if !is_x86_feature_detected!("fma") {
             return None;
         }
@@ -98,7 +98,7 @@ impl Kernel {
 
     /// For other CPUs there are none.
     #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn fast() -> Option<Self> {
+    pub(crate) fn fast() -> Option<Self> {
         None
     }
 }

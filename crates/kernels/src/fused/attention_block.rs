@@ -85,6 +85,8 @@ pub(super) struct Kept {
     sub_rstd: Vec<f32>,
     qkv_states: [State; 3],
     o_state: State,
+    /// Whether tasks took rows through the block, which keep no states.
+    pub(super) by_rows: bool,
 }
 
 /// The weights of a block by name.
@@ -92,7 +94,7 @@ pub(super) struct Weights<'a> {
     pub(super) norm: &'a [f32],
     pub(super) qkv: [&'a [f32]; 3],
     sub_norm: &'a [f32],
-    o: &'a [f32],
+    pub(super) o: &'a [f32],
 }
 
 impl OnSlices for Shaped {
@@ -101,9 +103,10 @@ impl OnSlices for Shaped {
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
         let AttentionBlock { norm, qkv, sub_norm, o, formats, scale, .. } = &self.block;
-        let (qkv, rstd, qkv_states) = match AttentionRows::new(self, x, &w) {
+        let rows = AttentionRows::new(self, x, &w).filter(|rows| !rows.is_looked_at());
+        let (qkv, rstd, qkv_states) = match &rows {
             Some(rows) => {
-                let (qkv, rstd) = rows.forward()?;
+                let (qkv, rstd) = rows.before_heads()?;
                 (qkv, rstd, [None, None, None])
             }
             None => {
@@ -121,6 +124,12 @@ impl OnSlices for Shaped {
         let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
             attention::forward(self.heads(&qkv), self.shape, *scale as f32)
         });
+        if let Some(rows) = rows {
+            let y = rows.after_heads(&mut out);
+            let (sub_rstd, o_state) = (vec![], None);
+            let kept = Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: true };
+            return Ok((y, kept));
+        }
         round_in_place(&mut out, formats.compute);
         let (mut y, sub_rstd, o_state);
         if let Some(norm) = sub_norm {
@@ -132,15 +141,17 @@ impl OnSlices for Shaped {
             (y, o_state) = o.forward_onto(x, &out, w.o)?;
         }
         round_in_place(&mut y, formats.residual);
-        Ok((y, Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state }))
+        let kept = Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: false };
+        Ok((y, kept))
     }
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
         let w = self.weights(weights);
         let AttentionBlock { qkv, sub_norm, o, formats, .. } = &self.block;
-        if let Some(rows) = AttentionRows::new(self, x, &w) {
-            let of_out = o.input_gradient(w.o, grad)?;
-            return rows.back(kept, grad, self.back_through_heads(kept, &of_out));
+        if let (true, Some(rows)) = (kept.by_rows, AttentionRows::new(self, x, &w)) {
+            let behind = rows.back_to_heads(kept, grad);
+            let of_qkv = self.back_through_heads(kept, &behind.of_out);
+            return rows.back(kept, grad, &behind, of_qkv);
         }
         let grad = rounded(grad, formats.residual);
         let (mut of_out, of_o, of_sub_norm);

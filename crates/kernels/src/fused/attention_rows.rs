@@ -1,47 +1,77 @@
-//! What comes before and after the heads of an attention block in f32, by tasks that take some rows through all of it.
+//! What comes before and after the heads of an attention block, by tasks that take some rows through all of it.
 
 use super::attention_block::{Kept, Shaped, Weights};
 use super::residual_blocks::Gradients;
-use super::{Formats, rows_of};
+use super::row_products::RowFormats;
+use super::rows_of;
 use crate::buffers::with_elements;
-use crate::f32_matmul::{Products, RowTask};
 use crate::heads::HeadShape;
-use crate::matmul::{Mat, MatMut, Update, products, written};
+use crate::matmul::{Mat, MatMut, Update, written};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
+use crate::quantized::Role;
 use crate::rms_norm;
 use crate::rope::rotate_rows;
+use crate::round::round_rows;
+use crate::row_tasks::{Operands, RowTask, RowUnit};
 use candle_core::Result;
+use numerics::NumericFormat;
 
-/// A block in f32 throughout, without a norm before its output projection, with weights that are packed together.
+/// A block that rounds every value on its own, if any, without a norm before its output projection, with weights that are
+/// packed together.
 pub(super) struct AttentionRows<'a> {
     shaped: &'a Shaped,
     w: &'a Weights<'a>,
-    products: Products,
+    unit: RowUnit,
+    operands: Operands,
+    /// Formats of queries, keys and values.
+    inward: RowFormats<'a>,
+    /// Formats of the output projection.
+    outward: RowFormats<'a>,
     x: &'a [f32],
     /// Rows of x.
     n: usize,
     d: usize,
 }
 
+/// What comes before the heads in the backward pass.
+pub(super) struct BackToHeads {
+    /// The gradient of what the heads gave.
+    pub(super) of_out: Vec<f32>,
+    /// The block's gradient as operand, if it is rounded.
+    of_y: Vec<f32>,
+    /// What the heads gave as operand, if it is rounded.
+    out: Vec<f32>,
+}
+
+/// Queries, keys and values, and `rstd` of the norm.
+type BeforeHeads = ([Vec<f32>; 3], Vec<f32>);
+
 impl<'a> AttentionRows<'a> {
     /// The block on the rows of x, if it is one of this kind.
     pub(super) fn new(shaped: &'a Shaped, x: &'a [f32], w: &'a Weights<'a>) -> Option<Self> {
         let block = &shaped.block;
-        if block.sub_norm.is_some() || block.formats != Formats::FULL || block.is_low() {
+        if block.sub_norm.is_some() {
             return None;
         }
+        let (inward, outward) = (RowFormats::new(&block.qkv.each_ref())?, RowFormats::new(&[&block.o])?);
         let d = w.norm.len();
-        let fit = block.qkv.iter().all(|projection| projection.weight.dims() == [d, d]);
+        let fit = block.qkv.iter().chain([&block.o]).all(|projection| projection.weight.dims() == [d, d]);
         if !fit || !x.len().is_multiple_of(d.max(1)) {
             return None;
         }
         let n = x.len() / d.max(1);
-        let products = Products::of_rows(n, &qkv(w, d).map(Mat::t))?;
-        Some(Self { shaped, w, products, x, n, d })
+        let operands = inward.operands().max(outward.operands());
+        let unit = RowUnit::new(n, &qkv(w, d).map(Mat::t), operands)?;
+        Some(Self { shaped, w, unit, operands, inward, outward, x, n, d })
     }
 
-    /// Queries, keys and values, and `rstd` of the norm.
-    pub(super) fn forward(&self) -> Result<([Vec<f32>; 3], Vec<f32>)> {
+    /// Whether somebody wants to see operands whole.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.inward.are_looked_at() || self.outward.are_looked_at()
+    }
+
+    /// What comes before the heads.
+    pub(super) fn before_heads(&self) -> Result<BeforeHeads> {
         let Self { n, d, .. } = *self;
         let parts = Shared::new([
             pass(Part::Norm, 2 * n * d),
@@ -49,38 +79,138 @@ impl<'a> AttentionRows<'a> {
             pass(Part::Rope, 4 * n * d),
         ]);
         let right = qkv(self.w, d).map(Mat::t);
+        let round = |_, values: &mut [f32]| self.inward.round(Role::Weight, values);
         let [cos, sin] = &self.shaped.block.rotary;
-        with_elements([cos, sin], |angles| {
+        let (qkv, rstd) = with_elements([cos, sin], |angles| {
             // SAFETY: tasks write products to all rows of the results.
-            let (qkv, rstd) = unsafe {
+            Ok(unsafe {
                 written(n, [d; 3], |results| {
                     parts.run(|clocks| {
-                        let task = |task: RowTask<'_, 3, 1>| self.forward_rows(task, clocks, angles);
-                        self.products.with_packed(&right, |right| right.by_rows(results, [d], task))
+                        let task = |task: RowTask<'_, 3, 1>| self.rows_before_heads(task, clocks, angles);
+                        self.unit.with_packed(&right, round, |right| right.by_rows(results, [d], task))
                     })
                 })
-            };
-            Ok((qkv, rstd.concat()))
-        })
+            })
+        })?;
+        self.inward.count_weights(&self.w.qkv);
+        self.inward.tell(&[Role::Input, Role::Weight]);
+        Ok((qkv, rstd.concat()))
     }
 
-    fn forward_rows(&self, task: RowTask<'_, 3, 1>, clocks: &[Clock; 3], angles: [&[f32]; 2]) -> Vec<f32> {
+    fn rows_before_heads(
+        &self,
+        task: RowTask<'_, 3, 1>,
+        clocks: &[Clock; 3],
+        angles: [&[f32]; 2],
+    ) -> Vec<f32> {
         let RowTask { rows, results: [mut q, mut k, mut v], scratch: [normed], mut products } = task;
         let [norm, projections, rope] = clocks;
+        let block = &self.shaped.block;
         let x = rows_of(self.x, &rows, self.d);
-        let eps = self.shaped.block.norm.eps as f32;
-        let rstd = norm.time(|| rms_norm::forward_rows(x, self.w.norm, eps, normed));
+        let rstd = norm.time(|| {
+            let rstd = rms_norm::forward_rows(x, self.w.norm, block.norm.eps as f32, normed);
+            round_rows(normed, block.formats.compute);
+            self.inward.enter(Role::Input, normed);
+            rstd
+        });
         projections.time(|| {
             let update = Update::OVERWRITE;
             let mut results = [(0, &mut q, update), (1, &mut k, update), (2, &mut v, update)];
             products.multiply(Mat::row_major(normed, rows.len(), self.d), &mut results);
+            for (_, result, _) in results {
+                self.inward.finish(result.elements());
+            }
         });
-        rope.time(|| self.rotate([&mut q, &mut k], rows.start, angles, 1.0));
+        rope.time(|| {
+            self.rotate([&mut q, &mut k], rows.start, angles, 1.0);
+            round_rows(q.elements(), block.formats.compute);
+            round_rows(k.elements(), block.formats.compute);
+        });
         rstd
     }
 
+    /// The block's result from that of the heads, which is rounded.
+    pub(super) fn after_heads(&self, out: &mut [f32]) -> Vec<f32> {
+        let Self { n, d, .. } = *self;
+        let parts = Shared::new([product(Part::MatmulForward, [n, d, d])]);
+        let right = [Mat::row_major(self.w.o, d, d).t()];
+        let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
+        let out = MatMut::row_major(out, n, d);
+        let formats = self.shaped.block.formats;
+        let task = |task: RowTask<'_, 2, 1>, [projection]: &[Clock; 1]| {
+            let RowTask { rows, results: [mut y, mut out], scratch: [operand], mut products } = task;
+            projection.time(|| {
+                round_rows(out.elements(), formats.compute);
+                let mut out = &*out.elements();
+                if !operand.is_empty() {
+                    operand.copy_from_slice(out);
+                    self.outward.enter(Role::Input, operand);
+                    out = operand;
+                }
+                let (x, out) = (rows_of(self.x, &rows, d), Mat::row_major(out, rows.len(), d));
+                self.outward.onto(x, &mut products, (out, 0), &mut y, formats.residual);
+            });
+        };
+        let widths = [self.outward.width_if_low(d)];
+        // SAFETY: tasks write products to all rows of the result.
+        let ([y], _) = unsafe {
+            written(n, [d], |[y]| {
+                parts.run(|clocks| {
+                    let task = |rows: RowTask<'_, 2, 1>| task(rows, clocks);
+                    self.unit.with_packed(&right, round, |right| right.by_rows([y, out], widths, task))
+                })
+            })
+        };
+        self.outward.count_weights(&[self.w.o]);
+        self.outward.tell(&[Role::Input, Role::Weight]);
+        y
+    }
+
+    /// From the gradient of the block to that of what the heads gave.
+    pub(super) fn back_to_heads(&self, kept: &Kept, grad: &[f32]) -> BackToHeads {
+        let Self { n, d, .. } = *self;
+        let formats = self.shaped.block.formats;
+        let parts = Shared::new([product(Part::MatmulInput, [n, d, d])]);
+        let right = [Mat::row_major(self.w.o, d, d)];
+        let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
+        let task = |task: RowTask<'_, 3, 1>, [projection]: &[Clock; 1]| {
+            let RowTask { rows, results, scratch: [residual], mut products } = task;
+            let [mut of_out, mut of_y, mut operand] = results;
+            projection.time(|| {
+                let grad = rows_of(grad, &rows, d);
+                let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y.elements());
+                self.outward.input_gradient(&mut products, &[(of_y, 0)], &mut of_out, &mut []);
+                round_rows(of_out.elements(), formats.compute);
+                if !self.outward.is_full() {
+                    let operand = operand.elements();
+                    operand.copy_from_slice(rows_of(&kept.out, &rows, d));
+                    self.outward.round(Role::Input, operand);
+                }
+            });
+        };
+        let low = self.outward.width_if_low(d);
+        // SAFETY: tasks write all rows of the results.
+        let ([of_out, of_y, operand], _) = unsafe {
+            written(n, [d, low, low], |results| {
+                parts.run(|clocks| {
+                    let task = |rows: RowTask<'_, 3, 1>| task(rows, clocks);
+                    let scratch = [self.width_of_residual()];
+                    self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
+                })
+            })
+        };
+        self.outward.tell(&[Role::Grad]);
+        BackToHeads { of_out, of_y, out: operand }
+    }
+
     /// Gradients from those of the output and of queries, keys and values.
-    pub(super) fn back(&self, kept: &Kept, grad: &[f32], mut of_qkv: [Vec<f32>; 3]) -> Result<Gradients> {
+    pub(super) fn back(
+        &self,
+        kept: &Kept,
+        grad: &[f32],
+        behind: &BackToHeads,
+        mut of_qkv: [Vec<f32>; 3],
+    ) -> Result<Gradients> {
         let Self { n, d, .. } = *self;
         let parts = Shared::new([
             pass(Part::Rope, 4 * n * d),
@@ -88,25 +218,32 @@ impl<'a> AttentionRows<'a> {
             pass(Part::Norm, 6 * n * d),
         ]);
         let right = qkv(self.w, d);
+        let round = |_, values: &mut [f32]| self.inward.round(Role::Weight, values);
         let [cos, sin] = &self.shaped.block.rotary;
         let [of_q, of_k, of_v] = of_qkv.each_mut().map(|x| MatMut::row_major(x, n, d));
+        let scratch = [d, self.inward.width_if_low(d), self.width_of_residual()];
         let ([of_x, normed], partial) = with_elements([cos, sin], |angles| {
             // SAFETY: tasks write all rows of the results.
             Ok(unsafe {
                 written(n, [d; 2], |[of_x, normed]| {
                     parts.run(|clocks| {
-                        let task = |task: RowTask<'_, 5, 1>| self.back_rows(task, clocks, angles, kept, grad);
+                        let task = |task: RowTask<'_, 5, 3>| self.back_rows(task, clocks, angles, kept, grad);
                         let results = [of_x, normed, of_q, of_k, of_v];
-                        self.products.with_packed(&right, |right| right.by_rows(results, [d], task))
+                        self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
                     })
                 })
             })
         })?;
+        self.inward.tell(&[Role::Grad]);
         let mat = |x| Mat::row_major(x, n, d);
         // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
             let of_qkv = of_qkv.iter().map(|dy| (mat(dy).t(), mat(&normed)));
-            products(of_qkv.chain([(mat(grad).t(), mat(&kept.out))]))
+            let of_o = match self.outward.is_full() {
+                true => (mat(grad).t(), mat(&kept.out)),
+                false => (mat(&behind.of_y).t(), mat(&behind.out)),
+            };
+            self.operands.products(of_qkv.chain([of_o]))
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
         Ok(Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() })
@@ -115,31 +252,52 @@ impl<'a> AttentionRows<'a> {
     /// Returns sums for the gradient of the norm's weight.
     fn back_rows(
         &self,
-        task: RowTask<'_, 5, 1>,
+        task: RowTask<'_, 5, 3>,
         clocks: &[Clock; 3],
         angles: [&[f32]; 2],
         kept: &Kept,
         grad: &[f32],
     ) -> Vec<f32> {
-        let RowTask { rows, results, scratch: [of_normed], mut products } = task;
+        let RowTask { rows, results, scratch: [of_normed, another, residual], mut products } = task;
         let [mut of_x, mut normed, mut of_q, mut of_k, mut of_v] = results;
         let [rope, projections, norm] = clocks;
-        rope.time(|| self.rotate([&mut of_q, &mut of_k], rows.start, angles, -1.0));
+        let (formats, d) = (self.shaped.block.formats, self.d);
+        rope.time(|| {
+            round_rows(of_q.elements(), formats.compute);
+            round_rows(of_k.elements(), formats.compute);
+            self.rotate([&mut of_q, &mut of_k], rows.start, angles, -1.0);
+        });
         projections.time(|| {
-            let mut of_normed = MatMut::row_major(of_normed, rows.len(), self.d);
-            let mut update = Update::OVERWRITE;
-            for (index, dy) in [&mut of_q, &mut of_k, &mut of_v].into_iter().enumerate() {
-                let dy = Mat::row_major(dy.elements(), rows.len(), self.d);
-                products.multiply(dy, &mut [(index, &mut of_normed, update)]);
-                update = Update::ACCUMULATE;
-            }
+            let dys = [of_q.elements(), of_k.elements(), of_v.elements()];
+            let mut index = 0;
+            let dys = dys.map(|dy| {
+                self.inward.enter_one(index, Role::Grad, dy);
+                index += 1;
+                (&*dy, index - 1)
+            });
+            let mut of_normed = MatMut::row_major(of_normed, rows.len(), d);
+            self.inward.input_gradient(&mut products, &dys, &mut of_normed, another);
         });
         norm.time(|| {
-            let (x, rstd) = (rows_of(self.x, &rows, self.d), &kept.rstd[rows.clone()]);
-            let grad = rows_of(grad, &rows, self.d);
-            rms_norm::again_rows(x, self.w.norm, rstd, normed.elements());
+            let (x, rstd) = (rows_of(self.x, &rows, d), &kept.rstd[rows.clone()]);
+            let mut grad = rows_of(grad, &rows, d);
+            if !residual.is_empty() {
+                residual.copy_from_slice(grad);
+                round_rows(residual, formats.residual);
+                grad = residual;
+            }
+            round_rows(of_normed, formats.compute);
+            let normed = normed.elements();
+            rms_norm::again_rows(x, self.w.norm, rstd, normed);
+            round_rows(normed, formats.compute);
+            self.inward.round(Role::Input, normed);
             rms_norm::backward_rows(x, self.w.norm, rstd, of_normed, Some(grad), of_x.elements())
         })
+    }
+
+    /// Width of a gradient's copy in the format of the residual stream, where that is not its own.
+    fn width_of_residual(&self) -> usize {
+        if self.shaped.block.formats.residual == NumericFormat::Fp32 { 0 } else { self.d }
     }
 
     fn rotate(&self, tensors: [&mut MatMut<'_>; 2], first: usize, [cos, sin]: [&[f32]; 2], direction: f32) {

@@ -76,6 +76,8 @@ pub(super) struct Kept {
     /// \[n\], of the norm before the down projection.
     pub(super) sub_rstd: Vec<f32>,
     pub(super) states: [State; 3],
+    /// Whether tasks took rows through the block, which keep no states.
+    pub(super) by_rows: bool,
 }
 
 /// The weights of a block by name.
@@ -92,7 +94,7 @@ impl OnSlices for FfnBlock {
 
     fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
-        if let Some(block) = FfnRows::new(self, x, &w) {
+        if let Some(block) = FfnRows::new(self, x, &w).filter(|block| !block.is_looked_at()) {
             return Ok(block.run());
         }
         let FfnBlock { norm, sub_norm, down, formats, .. } = self;
@@ -111,12 +113,13 @@ impl OnSlices for FfnBlock {
         }
         let (mut y, down_state) = down.forward_onto(x, &hidden, w.down)?;
         round_in_place(&mut y, formats.residual);
-        Ok((y, Kept { rstd, gate, up, sub_rstd, states: [gate_state, up_state, down_state] }))
+        let states = [gate_state, up_state, down_state];
+        Ok((y, Kept { rstd, gate, up, sub_rstd, states, by_rows: false }))
     }
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
         let w = self.weights(weights);
-        if let Some(block) = FfnRows::new(self, x, &w) {
+        if let (true, Some(block)) = (kept.by_rows, FfnRows::new(self, x, &w)) {
             return Ok(block.back(kept, grad));
         }
         let formats = &self.formats;

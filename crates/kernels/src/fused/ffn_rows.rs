@@ -1,20 +1,30 @@
-//! A feed-forward block in f32 whose tasks take some rows all the way through it.
+//! A feed-forward block whose tasks take some rows all the way through it.
 
 use super::ffn_block::{FfnBlock, Kept, Weights};
 use super::residual_blocks::Gradients;
-use super::{Formats, rows_of};
+use super::row_products::RowFormats;
+use super::rows_of;
 use crate::Pointwise;
-use crate::f32_matmul::{Products, RowTask};
-use crate::matmul::{Before, Mat, MatMut, Update, products, written};
+use crate::matmul::{Mat, MatMut, Update, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
+use crate::quantized::Role;
 use crate::rms_norm;
+use crate::round::round_rows;
+use crate::row_tasks::{Operands, RowTask, RowUnit};
+use numerics::NumericFormat;
 
-/// A block in f32 throughout, without a norm before its down projection, with weights that are packed together.
+/// A block that rounds every value on its own, if any, without a norm before its down projection, with weights that are packed
+/// together.
 pub(super) struct FfnRows<'a> {
     block: &'a FfnBlock,
     w: &'a Weights<'a>,
-    products: Products,
+    unit: RowUnit,
+    operands: Operands,
+    /// Formats of the projections into the hidden state.
+    inward: RowFormats<'a>,
+    /// Formats of the projection out of it.
+    outward: RowFormats<'a>,
     x: &'a [f32],
     /// Rows of x.
     n: usize,
@@ -32,10 +42,11 @@ const GATE: usize = 2;
 impl<'a> FfnRows<'a> {
     /// The block on the rows of x, if it is one of this kind.
     pub(super) fn new(block: &'a FfnBlock, x: &'a [f32], w: &'a Weights<'a>) -> Option<Self> {
-        let FfnBlock { gate, up, sub_norm, down, formats, .. } = block;
-        if sub_norm.is_some() || *formats != Formats::FULL || block.is_low() {
+        let FfnBlock { gate, up, sub_norm, down, .. } = block;
+        if sub_norm.is_some() {
             return None;
         }
+        let (inward, outward) = (RowFormats::new(&block.branches())?, RowFormats::new(&[down])?);
         let (d_ff, d) = up.projection.weight.dims2().ok()?;
         let fit = block.branches().iter().all(|projection| projection.weight.dims() == [d_ff, d])
             && down.weight.dims() == [d, d_ff]
@@ -45,8 +56,22 @@ impl<'a> FfnRows<'a> {
             return None;
         }
         let (n, d_gate) = (x.len() / d.max(1), if gate.is_some() { d_ff } else { 0 });
-        let products = Products::of_rows(n, &transposed(right(w, [d, d_ff])))?;
-        Some(Self { block, w, products, x, n, d, d_ff, d_gate })
+        let operands = inward.operands().max(outward.operands());
+        let unit = RowUnit::new(n, &transposed(right(w, [d, d_ff])), operands)?;
+        Some(Self { block, w, unit, operands, inward, outward, x, n, d, d_ff, d_gate })
+    }
+
+    /// Whether somebody wants to see operands whole.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.inward.are_looked_at() || self.outward.are_looked_at()
+    }
+
+    /// Rounds a packed weight of this number.
+    fn round_weight(&self, index: usize, values: &mut [f32]) {
+        match index {
+            DOWN => self.outward.round(Role::Weight, values),
+            _ => self.inward.round(Role::Weight, values),
+        }
     }
 
     fn functions(&self) -> (Option<&'a dyn Pointwise>, &'a dyn Pointwise) {
@@ -67,41 +92,62 @@ impl<'a> FfnRows<'a> {
         let ([y, up, gate], rstd) = unsafe {
             written(n, [d, d_ff, d_gate], |results| {
                 parts.run(|clocks| {
-                    self.products.with_packed(&right, |right| {
+                    let round = |index, values: &mut [f32]| self.round_weight(index, values);
+                    self.unit.with_packed(&right, round, |right| {
                         right.by_rows(results, [d, d_ff], |task| self.run_rows(task, clocks))
                     })
                 })
             })
         };
+        let Weights { gate: gate_weight, up: up_weight, down, .. } = *self.w;
         let gate = self.block.gate.is_some().then_some(gate);
-        (y, Kept { rstd: rstd.concat(), gate, up, ..Kept::default() })
+        match gate {
+            Some(_) => self.inward.count_weights(&[gate_weight, up_weight]),
+            None => self.inward.count_weights(&[up_weight]),
+        }
+        self.outward.count_weights(&[down]);
+        for formats in [&self.inward, &self.outward] {
+            formats.tell(&[Role::Input, Role::Weight]);
+        }
+        (y, Kept { rstd: rstd.concat(), gate, up, by_rows: true, ..Kept::default() })
     }
 
     /// Returns `rstd` of the norm.
     fn run_rows(&self, task: RowTask<'_, 3, 2>, clocks: &[Clock; 4]) -> Vec<f32> {
         let RowTask { rows, results: [mut y, mut up, mut gate], scratch: [normed, hidden], mut products } =
             task;
-        let Self { block, w, d, d_ff, .. } = *self;
-        let [norm, inward, activation, outward] = clocks;
+        let Self { block, w, inward, outward, d, d_ff, .. } = self;
+        let (d, d_ff, formats) = (*d, *d_ff, block.formats);
+        let [norm, into_hidden, activation, out_of_hidden] = clocks;
         let x = rows_of(self.x, &rows, d);
-        let rstd = norm.time(|| rms_norm::forward_rows(x, w.norm, block.norm.eps as f32, normed));
-        inward.time(|| {
+        let rstd = norm.time(|| {
+            let rstd = rms_norm::forward_rows(x, w.norm, block.norm.eps as f32, normed);
+            round_rows(normed, formats.compute);
+            inward.enter(Role::Input, normed);
+            rstd
+        });
+        into_hidden.time(|| {
             let mut results = vec![(UP, &mut up, Update::OVERWRITE)];
             if block.gate.is_some() {
                 results.push((GATE, &mut gate, Update::OVERWRITE));
             }
             products.multiply(Mat::row_major(normed, rows.len(), d), &mut results);
+            inward.finish(up.elements());
+            inward.finish(gate.elements());
         });
-        activation.time(|| match self.functions() {
-            (Some(gate_fn), up_fn) => {
-                product_into([gate.elements(), up.elements()], [gate_fn, up_fn], hidden);
+        activation.time(|| {
+            match self.functions() {
+                (Some(gate_fn), up_fn) => {
+                    product_into([gate.elements(), up.elements()], [gate_fn, up_fn], hidden);
+                }
+                (None, up_fn) => up_fn.value(up.elements(), hidden),
             }
-            (None, up_fn) => up_fn.value(up.elements(), hidden),
+            round_rows(hidden, formats.compute);
+            outward.enter(Role::Input, hidden);
         });
-        outward.time(|| {
-            let residual = Before::Other(Mat::row_major(x, rows.len(), d));
-            let update = Update { before: residual, ..Update::OVERWRITE };
-            products.multiply(Mat::row_major(hidden, rows.len(), d_ff), &mut [(DOWN, &mut y, update)]);
+        out_of_hidden.time(|| {
+            let hidden = Mat::row_major(hidden, rows.len(), d_ff);
+            outward.onto(x, &mut products, (hidden, DOWN), &mut y, formats.residual);
         });
         rstd
     }
@@ -116,62 +162,83 @@ impl<'a> FfnRows<'a> {
             pass(Part::Norm, 6 * n * d),
         ]);
         let right = right(self.w, [d, d_ff]);
-        let widths = [d, d, d_ff, d_ff, d_gate];
+        let widths = [d, d, d_ff, d_ff, d_gate, self.outward.width_if_low(d)];
+        let second = if d_gate > 0 { self.inward.width_if_low(d) } else { 0 };
+        let residual = if self.block.formats.residual == NumericFormat::Fp32 { 0 } else { d };
+        let scratch = [d_ff, d, second, residual];
         // SAFETY: tasks write all rows of the results.
-        let ([of_x, normed, hidden, of_up, of_gate], partial) = unsafe {
+        let ([of_x, normed, hidden, of_up, of_gate, of_y], partial) = unsafe {
             written(n, widths, |results| {
                 parts.run(|clocks| {
-                    let task = |task: RowTask<'_, 5, 2>| self.back_rows(task, clocks, kept, grad);
-                    self.products.with_packed(&right, |right| right.by_rows(results, [d_ff, d], task))
+                    let task = |task: RowTask<'_, 6, 4>| self.back_rows(task, clocks, kept, grad);
+                    let round = |index, values: &mut [f32]| self.round_weight(index, values);
+                    self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
                 })
             })
         };
+        for formats in [&self.inward, &self.outward] {
+            formats.tell(&[Role::Grad]);
+        }
+        let of_y = if self.outward.is_full() { grad } else { &of_y };
         let mat = |x, cols| Mat::row_major(x, n, cols);
         let branches = if d_gate > 0 { vec![&of_gate, &of_up] } else { vec![&of_up] };
         // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [d_ff + d_gate + d_ff, n, d], || {
             let of_branches = branches.into_iter().map(|dy| (mat(dy, d_ff).t(), mat(&normed, d)));
-            products(of_branches.chain([(mat(grad, d).t(), mat(&hidden, d_ff))]))
+            self.operands.products(of_branches.chain([(mat(of_y, d).t(), mat(&hidden, d_ff))]))
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
         Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() }
     }
 
     /// Returns sums for the gradient of the norm's weight.
-    fn back_rows(&self, task: RowTask<'_, 5, 2>, clocks: &[Clock; 4], kept: &Kept, grad: &[f32]) -> Vec<f32> {
-        let RowTask { rows, results, scratch: [of_hidden, of_normed], mut products } = task;
-        let [mut of_x, mut normed, mut hidden, mut of_up, mut of_gate] = results;
-        let Self { w, d, d_ff, .. } = *self;
-        let [outward, activation, inward, norm] = clocks;
+    fn back_rows(&self, task: RowTask<'_, 6, 4>, clocks: &[Clock; 4], kept: &Kept, grad: &[f32]) -> Vec<f32> {
+        let RowTask { rows, results, scratch: [of_hidden, of_normed, second, residual], mut products } = task;
+        let [mut of_x, mut normed, mut hidden, mut of_up, mut of_gate, mut of_y] = results;
+        let Self { block, w, inward, outward, d, d_ff, .. } = self;
+        let (d, d_ff, formats) = (*d, *d_ff, block.formats);
+        let [out_of_hidden, activation, into_hidden, norm] = clocks;
         let (x, grad, rstd) = (rows_of(self.x, &rows, d), rows_of(grad, &rows, d), &kept.rstd[rows.clone()]);
-        let mat = |x, cols| Mat::row_major(x, rows.len(), cols);
-        outward.time(|| {
+        let grad = out_of_hidden.time(|| {
+            let [grad, of_y] = outward.gradient(grad, formats.residual, residual, of_y.elements());
             let mut of_hidden = MatMut::row_major(of_hidden, rows.len(), d_ff);
-            products.multiply(mat(grad, d), &mut [(DOWN, &mut of_hidden, Update::OVERWRITE)]);
+            outward.input_gradient(&mut products, &[(of_y, DOWN)], &mut of_hidden, &mut []);
+            grad
         });
         activation.time(|| {
-            let (up, results) = (rows_of(&kept.up, &rows, d_ff), [hidden.elements(), of_up.elements()]);
-            let [hidden, of_up] = results;
+            round_rows(of_hidden, formats.compute);
+            let (up, hidden, of_up) = (rows_of(&kept.up, &rows, d_ff), hidden.elements(), of_up.elements());
             match (self.functions(), &kept.gate) {
                 ((Some(gate_fn), up_fn), Some(gate)) => {
                     let inputs = [rows_of(gate, &rows, d_ff), up, of_hidden];
-                    let results = [hidden, of_gate.elements(), of_up];
+                    let results = [&mut *hidden, of_gate.elements(), &mut *of_up];
                     product_and_gradients_into(inputs, [gate_fn, up_fn], results);
+                    inward.enter_one(0, Role::Grad, of_gate.elements());
+                    inward.enter_one(1, Role::Grad, of_up);
                 }
-                ((_, up_fn), _) => value_and_gradient_into(up_fn, [up, of_hidden], [hidden, of_up]),
+                ((_, up_fn), _) => {
+                    value_and_gradient_into(up_fn, [up, of_hidden], [&mut *hidden, &mut *of_up]);
+                    inward.enter_one(0, Role::Grad, of_up);
+                }
             }
+            round_rows(hidden, formats.compute);
+            outward.round(Role::Input, hidden);
         });
-        inward.time(|| {
+        into_hidden.time(|| {
             let mut of_normed = MatMut::row_major(of_normed, rows.len(), d);
-            let mut update = Update::OVERWRITE;
+            let mut dys = vec![];
             if kept.gate.is_some() {
-                products.multiply(mat(of_gate.elements(), d_ff), &mut [(GATE, &mut of_normed, update)]);
-                update = Update::ACCUMULATE;
+                dys.push((&*of_gate.elements(), GATE));
             }
-            products.multiply(mat(of_up.elements(), d_ff), &mut [(UP, &mut of_normed, update)]);
+            dys.push((of_up.elements(), UP));
+            inward.input_gradient(&mut products, &dys, &mut of_normed, second);
         });
         norm.time(|| {
-            rms_norm::again_rows(x, w.norm, rstd, normed.elements());
+            round_rows(of_normed, formats.compute);
+            let normed = normed.elements();
+            rms_norm::again_rows(x, w.norm, rstd, normed);
+            round_rows(normed, formats.compute);
+            inward.round(Role::Input, normed);
             rms_norm::backward_rows(x, w.norm, rstd, of_normed, Some(grad), of_x.elements())
         })
     }

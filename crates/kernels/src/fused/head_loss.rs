@@ -1,13 +1,16 @@
 //! The last norm, the output head and the cross-entropy, a chunk of tokens at a time.
 
-use super::projection::{Projection, add_weight_gradient};
+use super::projection::Projection;
 use super::relay::Relay;
+use super::row_products::RowFormats;
 use super::{Formats, Norm, norm_backward, rows_of, will_go_back};
 use crate::buffers::elements;
 use crate::cross_entropy::{check_ids, loss_and_gradient, losses_and_gradient};
-use crate::f32_matmul::{Products, RightOperands, RowTask};
 use crate::matmul::{Mat, Update, written};
-use crate::profile::{Clock, Part, Shared, Work, pass, product, span};
+use crate::profile::{Clock, Part, Shared, Work, matmul_span, pass, product, span};
+use crate::quantized::Role;
+use crate::round::round_in_place;
+use crate::row_tasks::{RightOperands, RowTask, RowUnit};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -15,29 +18,36 @@ use std::sync::OnceLock;
 /// Mean over n of -ln softmax(head(norm(x_n)))\[target_n\].
 ///
 /// The gradient is found together with the loss, while the logits of a chunk are still in the cache; the backward
-/// pass only multiplies by the gradient of the loss.
+/// pass only multiplies by the gradient of the loss. Below f32 it is rounded before that, which makes no difference where the
+/// gradient of the loss is a power of two.
 #[derive(Clone, Debug)]
 pub struct HeadLoss {
     /// The model's last norm.
     pub norm: Norm,
-    /// Output head \[v, d_model\], in f32.
+    /// Output head \[v, d_model\], of a kind that [`HeadLoss::takes`].
     pub head: Projection,
     /// Types between the operations.
     pub formats: Formats,
 }
 
 impl HeadLoss {
+    /// Whether the loss of such a head can be computed here: in f32, or in formats with its exponents that round every value on
+    /// its own. Narrower ones want the gradient of the loss, which scales theirs, before they round.
+    pub fn takes(head: &Projection) -> bool {
+        RowFormats::new(&[head]).is_some_and(|formats| formats.have_exponents_of_f32())
+    }
+
     /// A scalar, from x \[n, d_model\] and targets \[n\] of u32.
     ///
     /// # Errors
-    /// When shapes do not fit, n is 0, a target is not below v, or the head is not computed in f32.
+    /// When shapes do not fit, n is 0, a target is not below v, or the head is of another kind.
     pub fn forward(&self, x_nd: &Tensor, targets_n: &Tensor) -> Result<Tensor> {
         let (n, _) = x_nd.dims2()?;
         if n == 0 || targets_n.dims() != [n] {
             candle_core::bail!("head loss: targets {:?} do not fit x {:?}", targets_n.dims(), x_nd.dims());
         }
-        if self.head.low.is_some() {
-            candle_core::bail!("head loss: the head is computed in f32 here");
+        if !Self::takes(&self.head) {
+            candle_core::bail!("head loss: formats of the head need scales, or exponents that f32 has not");
         }
         let relay = Relay::new([&self.norm.weight, &self.head.weight])?;
         let (x, scalar) = (x_nd.contiguous()?, relay.scalar()?);
@@ -79,31 +89,48 @@ impl Op {
         let (v, d) = head_op.weight.dims2()?;
         check_ids(targets, v)?;
         let n = targets.len();
+        let Some(head_formats) = RowFormats::new(&[head_op]) else {
+            candle_core::bail!("internal error: the head was taken")
+        };
+        let operands = head_formats.operands();
         let (normed, rstd) = norm_op.forward(x, norm, formats.compute);
+        let normed = head_formats.enter_whole(Role::Input, normed, d)?;
         let (mut sum, mut of_head, mut of_normed) = (0.0, None, Vec::with_capacity(x.len()));
         let chunk = (LOGITS / v).max(FEWEST);
-        let mut add = |right: Option<&RightOperands<'_>>| -> Result<()> {
+        let mut add = |head: Head<'_>| -> Result<()> {
             for (normed, targets) in normed.chunks(chunk * d).zip(targets.chunks(chunk)) {
                 let factor = self.keep.then(|| 1.0 / n as f32);
-                let Chunk { losses, of_logits, stride, of_rows } = match right {
-                    Some(right) => self.chunk_by_rows(right, normed, targets, factor, [v, d]),
-                    None => self.chunk(head, normed, targets, factor)?,
+                let Chunk { losses, of_logits, stride, of_rows } = match head {
+                    Head::Packed(right) => {
+                        self.chunk_by_rows(right, &head_formats, normed, targets, factor, [v, d])
+                    }
+                    Head::Rounded(head) => self.chunk(head, &head_formats, normed, targets, factor)?,
                 };
                 sum += losses.into_iter().map(f64::from).sum::<f64>();
                 if self.keep {
                     of_normed.extend_from_slice(&of_rows);
-                    let of_logits = Mat::new(&of_logits, [targets.len(), v], [stride, 1]);
-                    of_head = Some(add_weight_gradient(of_head.take(), of_logits, normed));
+                    let of_logits = Mat::new(&of_logits, [targets.len(), v], [stride, 1]).t();
+                    let normed = Mat::row_major(normed, targets.len(), d);
+                    of_head = Some(matmul_span(Part::MatmulWeight, [v, normed.rows, d], || {
+                        operands.add_product(of_head.take(), of_logits, normed)
+                    }));
                 }
             }
             Ok(())
         };
-        let head = Mat::row_major(head, v, d);
+        let weight = head;
+        let head = Mat::row_major(weight, v, d);
         let right = [head.t(), head];
-        match Products::of_rows(n, &right).filter(|_| *formats == Formats::FULL) {
-            Some(products) => products.with_packed(&right, |right| add(Some(right))),
-            None => add(None),
-        }?;
+        let unit = RowUnit::new(n, &right, operands).filter(|_| !head_formats.are_looked_at());
+        if let Some(unit) = unit {
+            let round = |_, values: &mut [f32]| head_formats.round(Role::Weight, values);
+            unit.with_packed(&right, round, |right| add(Head::Packed(right)))?;
+            head_formats.count_weights(&[weight]);
+            head_formats.tell(&[Role::Weight, Role::Grad]);
+        } else {
+            let rounded = head_formats.enter_whole(Role::Weight, weight.to_vec(), d)?;
+            add(Head::Rounded(Mat::row_major(&rounded, v, d)))?;
+        }
         let loss = (sum / n as f64) as f32;
         let Some(of_head) = of_head else { return Ok((loss, None)) };
         let (of_x, of_norm) = norm_backward([x, norm, &rstd], of_normed, None, formats.compute);
@@ -111,24 +138,41 @@ impl Op {
     }
 
     /// A chunk, one operation after another.
-    fn chunk(&self, head: &[f32], normed: &[f32], targets: &[u32], factor: Option<f32>) -> Result<Chunk> {
-        let HeadLoss { head: head_op, formats, .. } = &self.block;
-        let (mut logits, _) = head_op.forward(normed, head)?;
-        super::round_in_place(&mut logits, formats.compute);
+    fn chunk(
+        &self,
+        head: Mat<'_>,
+        formats: &RowFormats<'_>,
+        normed: &[f32],
+        targets: &[u32],
+        factor: Option<f32>,
+    ) -> Result<Chunk> {
+        let (n, operands) = (targets.len(), formats.operands());
+        let normed = Mat::row_major(normed, n, head.cols);
+        let mut logits = matmul_span(Part::MatmulForward, [n, head.cols, head.rows], || {
+            let mut logits = operands.products([(normed, head.t())]).concat();
+            round_in_place(&mut logits, formats.output());
+            logits
+        });
         let work = Work::floats(2 * logits.len());
         let losses = span(Part::Loss, work, || losses_and_gradient(&mut logits, targets, factor));
         let mut of_rows = vec![];
         if factor.is_some() {
-            super::round_in_place(&mut logits, formats.compute);
-            of_rows = head_op.input_gradient(head, &logits)?;
+            logits = formats.enter_whole(Role::Grad, logits, head.rows)?;
+            of_rows = matmul_span(Part::MatmulInput, [n, head.rows, head.cols], || {
+                let of_logits = Mat::row_major(&logits, n, head.rows);
+                let mut of_rows = operands.products([(of_logits, head)]).concat();
+                round_in_place(&mut of_rows, formats.output());
+                of_rows
+            });
         }
-        Ok(Chunk { losses, stride: logits.len() / targets.len(), of_logits: logits, of_rows })
+        Ok(Chunk { losses, stride: head.rows, of_logits: logits, of_rows })
     }
 
-    /// The same in f32 by tasks that take some rows through all of it.
+    /// The same by tasks that take some rows through all of it.
     fn chunk_by_rows(
         &self,
         right: &RightOperands<'_>,
+        formats: &RowFormats<'_>,
         normed: &[f32],
         targets: &[u32],
         factor: Option<f32>,
@@ -150,18 +194,29 @@ impl Op {
                 products.multiply(normed, &mut [(0, &mut logits, Update::OVERWRITE)]);
             });
             let logits = logits.elements();
+            if !formats.is_full() {
+                forward
+                    .time(|| logits.chunks_exact_mut(stride).for_each(|row| formats.finish(&mut row[..v])));
+            }
             let losses: Vec<_> = loss.time(|| {
                 let of_rows = logits.chunks_exact_mut(stride).zip(&targets[rows.clone()]);
                 let of_row = |(row, target): (&mut [f32], &u32)| {
                     let (logits, gap) = row.split_at_mut(v);
                     gap.fill(0.0);
-                    loss_and_gradient(logits, *target, factor)
+                    let loss = loss_and_gradient(logits, *target, factor);
+                    if factor.is_some() {
+                        formats.enter(Role::Grad, logits);
+                    }
+                    loss
                 };
                 of_rows.map(of_row).collect()
             });
             if factor.is_some() {
                 let of_logits = Mat::new(logits, [rows.len(), v], [stride, 1]);
-                back.time(|| products.multiply(of_logits, &mut [(1, &mut of_normed, Update::OVERWRITE)]));
+                back.time(|| {
+                    products.multiply(of_logits, &mut [(1, &mut of_normed, Update::OVERWRITE)]);
+                    formats.finish(of_normed.elements());
+                });
             }
             losses
         };
@@ -174,6 +229,15 @@ impl Op {
         };
         Chunk { losses: losses.concat(), of_logits, stride, of_rows }
     }
+}
+
+/// The head as operand.
+#[derive(Clone, Copy)]
+enum Head<'a> {
+    /// Packed, for tasks that take some rows through all of it; as values and as gradients are multiplied with it.
+    Packed(&'a RightOperands<'a>),
+    /// \[v, d_model\], for one operation after another.
+    Rounded(Mat<'a>),
 }
 
 /// What comes of a chunk of tokens.

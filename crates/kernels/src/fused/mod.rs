@@ -20,6 +20,7 @@ mod head_loss;
 mod projection;
 mod relay;
 mod residual_blocks;
+mod row_products;
 
 pub use attention_block::AttentionBlock;
 pub use ffn_block::{Branch, FfnBlock};
@@ -28,10 +29,10 @@ pub use projection::Projection;
 pub use relay::backward;
 pub use residual_blocks::{ResidualBlock, residual_blocks};
 
-use crate::f32_matmul::ROW_UNIT;
 use crate::profile::{Part, Work, span};
 use crate::rms_norm;
 use crate::round::round_in_place;
+use crate::row_tasks::ROW_UNIT;
 use candle_core::Tensor;
 use numerics::NumericFormat;
 use std::borrow::Cow;

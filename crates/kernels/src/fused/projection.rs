@@ -4,6 +4,7 @@ use crate::Kernels;
 use crate::matmul::{Mat, add_matmul, matmul, products, sum_of_products};
 use crate::profile::{Part, Work, matmul_span, span};
 use crate::quantized::{Computation, Kept, Matrix, QuantizedLinear};
+use crate::simd;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -169,10 +170,6 @@ const TASK: usize = 32 * 1024;
 /// sum ← sum + x.
 pub(super) fn add(sum: &mut [f32], x: &[f32]) {
     span(Part::Residual, Work::floats(3 * x.len()), || {
-        sum.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(sum, x)| {
-            for (sum, x) in sum.iter_mut().zip(x) {
-                *sum += x;
-            }
-        });
+        sum.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(sum, x)| simd::add(sum, x));
     });
 }

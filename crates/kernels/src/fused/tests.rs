@@ -2,28 +2,19 @@
 
 mod case;
 
-use self::case::{Case, EPS};
+use self::case::{Case, Counter, Recipe};
 use super::*;
-use crate::Kernels;
 use crate::testing::*;
+use crate::{Kernels, QuantizedLinear};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Var};
+use numerics::{QuantSpec, Scaling};
 use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-/// The loss of x, norm and head, `Kernels::Portable` meaning the fused one.
+/// The loss of x, norm and head in f32, `Kernels::Portable` meaning the fused one.
 fn head_loss(kernels: Kernels, inputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
-    let [x, norm, head] = inputs else { panic!("x, norm and head") };
-    match kernels {
-        Kernels::Portable => HeadLoss {
-            norm: Norm { weight: norm.clone(), eps: EPS },
-            head: Case::FULL.projection(head),
-            formats: Formats::FULL,
-        }
-        .forward(x, targets),
-        Kernels::Reference => {
-            let logits = crate::linear(kernels, &crate::rms_norm(kernels, x, norm, EPS)?, head)?;
-            crate::cross_entropy(kernels, &logits, targets)
-        }
-    }
+    Case::new(Recipe::Full).head_loss(kernels == Kernels::Portable, kernels, inputs, targets)
 }
 
 /// The portable version of a block is the fused one.
@@ -36,7 +27,7 @@ proptest! {
 
     #[test]
     fn ffn_blocks_agree(leading in prop::collection::vec(1usize..6, 1..3), d in 1usize..40, d_ff in 1usize..60) {
-        for case in Case::all(false) {
+        for case in Case::all(Recipe::Full) {
             let inputs = case.ffn_inputs(&leading, d, d_ff)?;
             check(|kernels, x| case.ffn(keep(kernels), kernels, x), &inputs, 1e-4)?;
         }
@@ -44,7 +35,7 @@ proptest! {
 
     #[test]
     fn attention_blocks_agree(b in 1usize..3, t in 1usize..80, h in 1usize..4, half in 1usize..9) {
-        for case in Case::all(false).filter(|case| case.gated) {
+        for case in Case::all(Recipe::Full).filter(|case| case.gated) {
             let inputs = case.attention_inputs([b, t, h, 2 * half])?;
             check(|kernels, x| case.attention(keep(kernels), kernels, h, x), &inputs, 1e-4)?;
         }
@@ -61,13 +52,13 @@ proptest! {
 #[test]
 fn blocks_agree_by_rows_and_by_operations() -> Result<()> {
     for gated in [false, true] {
-        let case = Case { gated, ..Case::FULL };
+        let case = Case { gated, ..Case::new(Recipe::Full) };
         for (n, d, d_ff) in [(125, 24, 40), (13, 170, 6300)] {
             let inputs = case.ffn_inputs(&[n], d, d_ff)?;
             check(|kernels, x| case.ffn(keep(kernels), kernels, x), &inputs, 1e-4)?;
         }
     }
-    let case = Case::FULL;
+    let case = Case::new(Recipe::Full);
     for (t, h, d_head) in [(65, 3, 8), (7, 2, 420)] {
         // Large scores would make a step of the softmax.
         let smaller = |x: Tensor| x * 0.2;
@@ -86,7 +77,7 @@ fn blocks_agree_by_rows_and_by_operations() -> Result<()> {
 /// Several blocks as one operation have the bits of one operation each, values and gradients, in any number of threads.
 #[test]
 fn blocks_in_a_row_give_the_bits_of_one_after_another() -> Result<()> {
-    let case = Case::FULL;
+    let case = Case::new(Recipe::Full);
     let attention = case.attention_inputs([2, 60, 3, 8])?;
     let ffn = case.ffn_inputs(&[2, 60], 24, 40)?;
     let inputs = [&attention[..], &ffn[1..]].concat();
@@ -115,7 +106,7 @@ fn blocks_in_a_row_give_the_bits_of_one_after_another() -> Result<()> {
             Ok(found)
         })?;
     }
-    let low = Case { low: true, ..case };
+    let low = Case { recipe: Recipe::Int8, ..case };
     let block = ResidualBlock::Ffn(low.ffn_block(&low.ffn_inputs(&[16], 32, 48)?));
     assert!(residual_blocks(&random(1, (16, 32))?, [block], Saving::Recompute).is_err());
     Ok(())
@@ -126,7 +117,7 @@ fn blocks_in_a_row_give_the_bits_of_one_after_another() -> Result<()> {
 #[test]
 fn low_precision_blocks_agree_with_single_operations() -> Result<()> {
     let portable = Kernels::Portable;
-    for case in Case::all(true) {
+    for case in Case::all(Recipe::Int8) {
         let inputs = case.ffn_inputs(&[2, 16], 32, 48)?;
         let fused = value_and_gradients(|x| case.ffn(Some(Saving::Keep), portable, x), &inputs)?;
         let single = value_and_gradients(|x| case.ffn(None, portable, x), &inputs)?;
@@ -145,10 +136,107 @@ fn low_precision_blocks_agree_with_single_operations() -> Result<()> {
     Ok(())
 }
 
+/// Recipes that round every value on its own, with sizes for tasks of rows: values and gradients of single operations, but for
+/// what another order of sums flips in the last place of a bf16; bit for bit the same while somebody looks at operands whole, and
+/// in any number of threads.
+#[test]
+fn rows_in_low_precision_agree_with_single_operations_and_with_being_looked_at() -> Result<()> {
+    let portable = Kernels::Portable;
+    let (n, d, d_ff, v) = (130, 48, 72, 90);
+    let targets = random_ids(4, n, v)?;
+    for recipe in [Recipe::Bf16, Recipe::Mixed, Recipe::Tf32] {
+        for gated in [false, true] {
+            let case = Case { gated, ..Case::new(recipe) };
+            let looking =
+                Case { counter: Arc::new(Counter { looks: true, ..Counter::default() }), ..case.clone() };
+            let (ffn, attention) =
+                (case.ffn_inputs(&[n], d, d_ff)?, case.attention_inputs([2, n / 2, 3, d / 3])?);
+            let head = [random(1, (n, d))?, random(2, d)?, random(3, (v, d))?];
+            let fused = |case: &Case| -> Result<[Vec<Tensor>; 3]> {
+                let keep = Some(Saving::Keep);
+                Ok([
+                    value_and_gradients(|x| case.ffn(keep, portable, x), &ffn)?,
+                    value_and_gradients(|x| case.attention(keep, portable, 3, x), &attention)?,
+                    value_and_gradients(|x| case.head_loss(true, portable, x, &targets), &head)?,
+                ])
+            };
+            let single = [
+                value_and_gradients(|x| case.ffn(None, portable, x), &ffn)?,
+                value_and_gradients(|x| case.attention(None, portable, 3, x), &attention)?,
+                value_and_gradients(|x| case.head_loss(false, portable, x, &targets), &head)?,
+            ];
+            let (by_rows, looked_at) = (fused(&case)?, fused(&looking)?);
+            for ((by_rows, looked_at), single) in by_rows.iter().zip(&looked_at).zip(&single) {
+                for ((by_rows, looked_at), single) in by_rows.iter().zip(looked_at).zip(single) {
+                    assert_eq!(bits(by_rows)?, bits(looked_at)?, "{case:?}");
+                    assert_close(by_rows, single, 2e-2)?;
+                }
+            }
+            assert!(looking.counter.shown.load(Ordering::Relaxed) > 0);
+            same_bits_in_every_pool(|| Ok(fused(&case)?.concat()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is not finite is counted as often where rows go by as where operands are shown.
+#[test]
+fn what_is_not_finite_is_counted_in_rows_too() -> Result<()> {
+    let counted = |looks: bool, fused: bool| -> Result<[u64; 3]> {
+        let counter = Arc::new(Counter { looks, ..Counter::default() });
+        let case = Case { counter: counter.clone(), ..Case::new(Recipe::Bf16) };
+        let mut ffn = case.ffn_inputs(&[50], 48, 72)?;
+        ffn[0] = ffn[0].slice_assign(&[3..4, 5..6], &Tensor::full(f32::NAN, (1, 1), ffn[0].device())?)?;
+        ffn[3] =
+            ffn[3].slice_assign(&[7..8, 5..6], &Tensor::full(f32::INFINITY, (1, 1), ffn[0].device())?)?;
+        value_and_gradients(|x| case.ffn(fused.then_some(Saving::Keep), Kernels::Portable, x), &ffn)?;
+        let attention = case.attention_inputs([1, 50, 3, 16])?;
+        let nan = Tensor::full(f32::NAN, (1, 1), ffn[0].device())?;
+        let spoilt =
+            [&attention[..3], &[attention[3].slice_assign(&[3..4, 5..6], &nan)?], &attention[4..]].concat();
+        value_and_gradients(
+            |x| case.attention(fused.then_some(Saving::Keep), Kernels::Portable, 3, x),
+            &spoilt,
+        )?;
+        Ok(counter.non_finite.each_ref().map(|count| count.load(Ordering::Relaxed)))
+    };
+    let expected = counted(false, false)?;
+    assert!(expected.iter().all(|count| *count > 0), "{expected:?}");
+    assert_eq!(counted(false, true)?, expected);
+    assert_eq!(counted(true, true)?, expected);
+    Ok(())
+}
+
+/// A head whose gradients would underflow before the gradient of the loss scales them, or whose scales rows share.
+#[test]
+fn other_heads_are_refused() -> Result<()> {
+    let weight = random(1, (4, 5))?;
+    let head = |format, scaling| -> Projection {
+        let spec = QuantSpec { scaling, ..QuantSpec::unscaled(format) };
+        let how = QuantizedLinear {
+            input: spec,
+            weight: spec,
+            grad: spec,
+            output: NumericFormat::Bf16,
+            smooth: false,
+            observer: Arc::new(Counter::default()),
+        };
+        Projection { weight: weight.clone(), low: Some(how) }
+    };
+    assert!(HeadLoss::takes(&head(NumericFormat::Bf16, Scaling::None)));
+    for (format, scaling) in [(NumericFormat::Fp16, Scaling::None), (NumericFormat::Bf16, Scaling::Row)] {
+        let (head, norm) = (head(format, scaling), Norm { weight: random(2, 5)?, eps: 1e-5 });
+        assert!(!HeadLoss::takes(&head));
+        let loss = HeadLoss { norm, head, formats: Formats::FULL };
+        assert!(loss.forward(&random(3, (2, 5))?, &random_ids(4, 2, 4)?).is_err());
+    }
+    Ok(())
+}
+
 #[test]
 fn blocks_computed_again_give_the_same_bits() -> Result<()> {
     let portable = Kernels::Portable;
-    let case = Case { sub_norm: true, ..Case::FULL };
+    let case = Case { sub_norm: true, ..Case::new(Recipe::Full) };
     let (ffn, attention) = (case.ffn_inputs(&[70], 12, 20)?, case.attention_inputs([2, 70, 2, 6])?);
     let all = |saving| -> Result<Vec<Tensor>> {
         let of_ffn = value_and_gradients(|x| case.ffn(Some(saving), portable, x), &ffn)?;
@@ -158,7 +246,7 @@ fn blocks_computed_again_give_the_same_bits() -> Result<()> {
     for (kept, again) in all(Saving::Keep)?.iter().zip(&all(Saving::Recompute)?) {
         assert_eq!(bits(kept)?, bits(again)?);
     }
-    let low = Case { low: true, ..case };
+    let low = Case { recipe: Recipe::Int8, ..case };
     assert!(low.ffn(Some(Saving::Recompute), portable, &low.ffn_inputs(&[16], 32, 48)?).is_err());
     Ok(())
 }
@@ -179,7 +267,7 @@ fn gradients_of_the_head_follow_the_gradient_of_the_loss() -> Result<()> {
 /// One weight in two places gets the sum of both gradients, as a tied embedding does.
 #[test]
 fn a_shared_weight_gets_both_gradients() -> Result<()> {
-    let case = Case { gated: true, sub_norm: false, low: false };
+    let case = Case::new(Recipe::Full);
     let mut inputs = case.ffn_inputs(&[7], 6, 10)?;
     inputs[3] = inputs[2].clone();
     let apart = value_and_gradients(|x| case.ffn(Some(Saving::Keep), Kernels::Portable, x), &inputs)?;
@@ -197,7 +285,7 @@ fn a_shared_weight_gets_both_gradients() -> Result<()> {
 /// and that are computed from others.
 #[test]
 fn gathered_gradients_are_those_of_candle() -> Result<()> {
-    let case = Case::FULL;
+    let case = Case::new(Recipe::Full);
     let inputs = case.ffn_inputs(&[7], 6, 10)?.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let loss = || {
         let mut x: Vec<Tensor> = inputs.iter().map(|var| var.as_tensor().clone()).collect();
@@ -240,7 +328,7 @@ fn after_a_failure_gradients_are_candles_again() -> Result<()> {
 
 #[test]
 fn what_does_not_fit_is_an_error() -> Result<()> {
-    let case = Case::FULL;
+    let case = Case::new(Recipe::Full);
     let inputs = case.attention_inputs([1, 4, 2, 6])?;
     assert!(case.attention(Some(Saving::Keep), Kernels::Portable, 5, &inputs).is_err());
     let inputs = [random(1, (3, 4))?, random(2, 4)?, random(3, (5, 4))?];

@@ -19,7 +19,9 @@ use crate::profile::{Part, Work, matmul_span, span};
 use crate::round::round_in_place;
 use crate::scaled_matmul::{Factor, scaled_matmul};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
-use numerics::{Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, Scaling};
+use numerics::{
+    Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, RoundingMode, Scaling,
+};
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
@@ -71,6 +73,13 @@ pub trait Observer: Send + Sync + Debug {
     /// Key of the random bits for this operand in this pass, under stochastic rounding.
     fn key(&self, role: Role) -> u64;
 
+    /// Whether operands are to be shown whole; asked once per pass. If not, those whose values are rounded one by one may go
+    /// by in parts, and only [`Observer::passed`] hears of them.
+    fn looks(&self) -> bool;
+
+    /// An operand was quantised in parts, and so many of its values were not finite.
+    fn passed(&self, role: Role, non_finite: u64);
+
     /// The operand has been quantised for a product that sums over its columns.
     fn quantised(&self, role: Role, matrix: Matrix<'_>, spec: &QuantSpec, operand: &Operand);
 }
@@ -92,6 +101,26 @@ pub struct QuantizedLinear {
     pub smooth: bool,
     /// Keeper of the state.
     pub observer: Arc<dyn Observer>,
+}
+
+impl QuantizedLinear {
+    /// Format of an operand.
+    pub(crate) fn spec(&self, role: Role) -> &QuantSpec {
+        match role {
+            Role::Input => &self.input,
+            Role::Weight => &self.weight,
+            Role::Grad => &self.grad,
+        }
+    }
+
+    /// Whether every value of every operand is rounded to nearest on its own, whatever the others are.
+    pub(crate) fn is_by_value(&self) -> bool {
+        let by_value = |role| {
+            let QuantSpec { scaling, rounding, .. } = self.spec(role);
+            *scaling == Scaling::None && *rounding == RoundingMode::NearestEven
+        };
+        !self.smooth && Role::ALL.into_iter().all(by_value)
+    }
 }
 
 /// y = x wᵀ for x \[.., d_in\] and w \[d_out, d_in\], both f32 on the CPU, computed as `how` says; y is \[.., d_out\].
@@ -262,11 +291,7 @@ impl Computation<'_> {
     }
 
     fn spec(&self, role: Role) -> &QuantSpec {
-        match role {
-            Role::Input => &self.how.input,
-            Role::Weight => &self.how.weight,
-            Role::Grad => &self.how.grad,
-        }
+        self.how.spec(role)
     }
 
     fn quantise_and_tell(&self, role: Role, matrix: Matrix<'_>) -> Result<Operand> {

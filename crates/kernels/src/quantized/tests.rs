@@ -22,6 +22,12 @@ impl Observer for Listener {
         1000 + role as u64
     }
 
+    fn looks(&self) -> bool {
+        true
+    }
+
+    fn passed(&self, _: Role, _: u64) {}
+
     fn quantised(&self, role: Role, matrix: Matrix<'_>, _: &QuantSpec, operand: &Operand) {
         self.heard.lock().unwrap().push((role, matrix.rows, matrix.cols, operand.amax));
     }

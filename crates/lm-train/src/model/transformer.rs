@@ -170,7 +170,7 @@ impl Transformer {
         let x_nd = self.residual(ids_bt, dropout)?;
         let head = self.lm_head.projection();
         match self.kernels.for_tensors(&[&x_nd]) {
-            Kernels::Portable if head.low.is_none() => {
+            Kernels::Portable if HeadLoss::takes(&head) => {
                 let loss = HeadLoss { norm: self.norm.part(), head, formats: self.precision.formats() };
                 loss.forward(&x_nd, targets_n)
             }

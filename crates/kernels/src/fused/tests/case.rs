@@ -4,8 +4,9 @@ use super::super::*;
 use crate::testing::*;
 use crate::{Kernels, Matrix, Observer, Pointwise, QuantizedLinear, Role};
 use candle_core::Result;
-use numerics::{Operand, QuantSpec, Scaling};
+use numerics::{Operand, Overflow, QuantSpec, Scaling};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Functions that are as easily written for tensors.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +47,18 @@ impl Pointwise for Function {
     }
 }
 
-/// Keeps nothing, and always draws the same bits.
-#[derive(Debug)]
-struct Deaf;
+/// Counts what is not finite, and always draws the same bits.
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    /// Whether operands are to be shown whole.
+    pub(super) looks: bool,
+    /// Operands that were shown whole.
+    pub(super) shown: AtomicU64,
+    /// Values that were not finite, by role.
+    pub(super) non_finite: [AtomicU64; 3],
+}
 
-impl Observer for Deaf {
+impl Observer for Counter {
     fn delayed_scale(&self, _: Role, _: &QuantSpec) -> Option<f32> {
         None
     }
@@ -59,67 +67,116 @@ impl Observer for Deaf {
         7
     }
 
-    fn quantised(&self, _: Role, _: Matrix<'_>, _: &QuantSpec, _: &Operand) {}
+    fn looks(&self) -> bool {
+        self.looks
+    }
+
+    fn passed(&self, role: Role, non_finite: u64) {
+        self.non_finite[role as usize].fetch_add(non_finite, Ordering::Relaxed);
+    }
+
+    fn quantised(&self, role: Role, _: Matrix<'_>, _: &QuantSpec, operand: &Operand) {
+        self.shown.fetch_add(1, Ordering::Relaxed);
+        self.passed(role, operand.non_finite);
+    }
+}
+
+/// How the products of a block under test are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recipe {
+    /// In f32.
+    Full,
+    /// int8 operands by row, gradients in bf16, bf16 between operations and in the residual stream.
+    Int8,
+    /// bf16 throughout.
+    Bf16,
+    /// bf16 between operations, E4M3 inputs and weights of the down and output projections, without scales.
+    Mixed,
+    /// TF32 operands, and f32.
+    Tf32,
 }
 
 /// What a block under test has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Case {
     pub(super) gated: bool,
     pub(super) sub_norm: bool,
-    /// int8 operands by row, bf16 between operations.
-    pub(super) low: bool,
+    pub(super) recipe: Recipe,
+    pub(super) counter: Arc<Counter>,
 }
 
 pub(super) const EPS: f64 = 1e-5;
 const SCALE: f64 = 0.4;
 
-impl Case {
-    pub(super) const FULL: Self = Self { gated: true, sub_norm: false, low: false };
+/// Which projection of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Inward,
+    Outward,
+}
 
-    pub(super) fn all(low: bool) -> impl Iterator<Item = Self> {
-        let with = move |gated| [false, true].map(|sub_norm| Self { gated, sub_norm, low });
+impl Case {
+    /// A gated block.
+    pub(super) fn new(recipe: Recipe) -> Self {
+        Self { gated: true, sub_norm: false, recipe, counter: Arc::default() }
+    }
+
+    pub(super) fn all(recipe: Recipe) -> impl Iterator<Item = Self> {
+        let with = move |gated| [false, true].map(|sub_norm| Self { gated, sub_norm, ..Self::new(recipe) });
         [false, true].into_iter().flat_map(with)
     }
 
-    pub(super) fn formats(self) -> Formats {
-        let format = if self.low { NumericFormat::Bf16 } else { NumericFormat::Fp32 };
-        Formats { compute: format, residual: format }
+    pub(super) fn formats(&self) -> Formats {
+        match self.recipe {
+            Recipe::Full | Recipe::Tf32 => Formats::FULL,
+            Recipe::Int8 | Recipe::Bf16 => {
+                Formats { compute: NumericFormat::Bf16, residual: NumericFormat::Bf16 }
+            }
+            Recipe::Mixed => Formats { compute: NumericFormat::Bf16, residual: NumericFormat::Fp32 },
+        }
     }
 
-    fn how(self) -> Option<QuantizedLinear> {
-        let int8 = QuantSpec { scaling: Scaling::Row, ..QuantSpec::unscaled(NumericFormat::Int8) };
-        self.low.then(|| QuantizedLinear {
-            input: int8,
-            weight: int8,
-            grad: QuantSpec::unscaled(NumericFormat::Bf16),
-            output: NumericFormat::Bf16,
-            smooth: false,
-            observer: Arc::new(Deaf),
-        })
+    fn how(&self, place: Place) -> Option<QuantizedLinear> {
+        let plain = QuantSpec::unscaled;
+        let bf16 = plain(NumericFormat::Bf16);
+        let [input, weight, grad] = match self.recipe {
+            Recipe::Full => return None,
+            Recipe::Int8 => {
+                let int8 = QuantSpec { scaling: Scaling::Row, ..plain(NumericFormat::Int8) };
+                [int8, int8, bf16]
+            }
+            Recipe::Mixed if place == Place::Outward => {
+                let e4m3 = QuantSpec { overflow: Overflow::Saturate, ..plain(NumericFormat::E4m3) };
+                [e4m3, e4m3, bf16]
+            }
+            Recipe::Bf16 | Recipe::Mixed => [bf16; 3],
+            Recipe::Tf32 => [plain(NumericFormat::Tf32); 3],
+        };
+        let (output, observer) = (self.formats().compute, self.counter.clone());
+        Some(QuantizedLinear { input, weight, grad, output, smooth: false, observer })
     }
 
-    pub(super) fn projection(self, weight: &Tensor) -> Projection {
-        Projection { weight: weight.clone(), low: self.how() }
+    fn projection(&self, weight: &Tensor, place: Place) -> Projection {
+        Projection { weight: weight.clone(), low: self.how(place) }
     }
 
-    fn linear(self, kernels: Kernels, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-        match self.how() {
+    fn linear(&self, kernels: Kernels, x: &Tensor, w: &Tensor, place: Place) -> Result<Tensor> {
+        match self.how(place) {
             None => crate::linear(kernels, x, w),
             Some(how) => crate::quantized_linear(kernels, x, w, how),
         }
     }
 
-    fn round(self, kernels: Kernels, x: &Tensor) -> Result<Tensor> {
+    fn round(&self, kernels: Kernels, x: &Tensor) -> Result<Tensor> {
         crate::round(kernels, x, self.formats().compute)
     }
 
-    fn norm(self, kernels: Kernels, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    fn norm(&self, kernels: Kernels, x: &Tensor, w: &Tensor) -> Result<Tensor> {
         self.round(kernels, &crate::rms_norm(kernels, x, w, EPS)?)
     }
 
     /// x, norm, gate, up, norm before down, down.
-    pub(super) fn ffn_inputs(self, leading: &[usize], d: usize, d_ff: usize) -> Result<Vec<Tensor>> {
+    pub(super) fn ffn_inputs(&self, leading: &[usize], d: usize, d_ff: usize) -> Result<Vec<Tensor>> {
         let x = random(1, [leading, &[d]].concat())?;
         let mut inputs = vec![x, random(2, d)?];
         if self.gated {
@@ -133,29 +190,31 @@ impl Case {
         Ok(inputs)
     }
 
-    pub(super) fn ffn_block(self, inputs: &[Tensor]) -> FfnBlock {
+    pub(super) fn ffn_block(&self, inputs: &[Tensor]) -> FfnBlock {
         let mut inputs = inputs[1..].iter();
         let mut next = || inputs.next().expect("as many inputs as the case has");
         let norm = |weight: &Tensor| Norm { weight: weight.clone(), eps: EPS };
-        let branch =
-            |w: &Tensor, f: Function| Branch { projection: self.projection(w), function: Arc::new(f) };
+        let branch = |w: &Tensor, f: Function| Branch {
+            projection: self.projection(w, Place::Inward),
+            function: Arc::new(f),
+        };
         FfnBlock {
             norm: norm(next()),
             gate: self.gated.then(|| branch(next(), Function::Cube)),
             up: branch(next(), Function::Line),
             sub_norm: self.sub_norm.then(|| norm(next())),
-            down: self.projection(next()),
+            down: self.projection(next(), Place::Outward),
             formats: self.formats(),
         }
     }
 
-    pub(super) fn ffn(self, fused: Option<Saving>, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
+    pub(super) fn ffn(&self, fused: Option<Saving>, kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
         let (x, block) = (&inputs[0], self.ffn_block(inputs));
         if let Some(saving) = fused {
             return block.forward(x, saving);
         }
         let n = self.norm(kernels, x, &block.norm.weight)?;
-        let through = |branch: &Branch| self.linear(kernels, &n, &branch.projection.weight);
+        let through = |branch: &Branch| self.linear(kernels, &n, &branch.projection.weight, Place::Inward);
         let mut hidden = Function::Line.of_tensor(&through(&block.up)?)?;
         if let Some(gate) = &block.gate {
             hidden = (hidden * Function::Cube.of_tensor(&through(gate)?)?)?;
@@ -164,11 +223,11 @@ impl Case {
         if let Some(norm) = &block.sub_norm {
             hidden = self.norm(kernels, &hidden, &norm.weight)?;
         }
-        self.round(kernels, &(x + self.linear(kernels, &hidden, &block.down.weight)?)?)
+        self.round(kernels, &(x + self.linear(kernels, &hidden, &block.down.weight, Place::Outward)?)?)
     }
 
     /// x, norm, q, k, v, norm before o, o.
-    pub(super) fn attention_inputs(self, [b, t, h, d_head]: [usize; 4]) -> Result<Vec<Tensor>> {
+    pub(super) fn attention_inputs(&self, [b, t, h, d_head]: [usize; 4]) -> Result<Vec<Tensor>> {
         let d = h * d_head;
         let mut inputs = vec![random(1, (b, t, d))?, random(2, d)?];
         for seed in [3, 4, 5] {
@@ -181,15 +240,15 @@ impl Case {
         Ok(inputs)
     }
 
-    pub(super) fn attention_block(self, h: usize, inputs: &[Tensor]) -> Result<AttentionBlock> {
+    pub(super) fn attention_block(&self, h: usize, inputs: &[Tensor]) -> Result<AttentionBlock> {
         let (_, t, d) = inputs[0].dims3()?;
         let angles = (random(8, (t, d / h / 2))? * 3.0)?.to_dtype(inputs[0].dtype())?;
         let norm = |weight: &Tensor| Norm { weight: weight.clone(), eps: EPS };
         Ok(AttentionBlock {
             norm: norm(&inputs[1]),
-            qkv: std::array::from_fn(|i| self.projection(&inputs[2 + i])),
+            qkv: std::array::from_fn(|i| self.projection(&inputs[2 + i], Place::Inward)),
             sub_norm: self.sub_norm.then(|| norm(&inputs[5])),
-            o: self.projection(&inputs[inputs.len() - 1]),
+            o: self.projection(&inputs[inputs.len() - 1], Place::Outward),
             rotary: [angles.cos()?, angles.sin()?],
             n_head: h,
             scale: SCALE,
@@ -198,7 +257,7 @@ impl Case {
     }
 
     pub(super) fn attention(
-        self,
+        &self,
         fused: Option<Saving>,
         kernels: Kernels,
         h: usize,
@@ -211,13 +270,34 @@ impl Case {
         let (b, t, d) = x.dims3()?;
         let [cos, sin] = &block.rotary;
         let n = self.norm(kernels, x, &block.norm.weight)?;
-        let heads = |i: usize| self.linear(kernels, &n, &block.qkv[i].weight)?.reshape((b, t, h, d / h));
+        let heads = |i: usize| {
+            self.linear(kernels, &n, &block.qkv[i].weight, Place::Inward)?.reshape((b, t, h, d / h))
+        };
         let rotated = |i| self.round(kernels, &crate::rope(kernels, &heads(i)?, cos, sin)?);
         let y = crate::causal_attention(kernels, &rotated(0)?, &rotated(1)?, &heads(2)?, SCALE)?;
         let mut y = self.round(kernels, &y)?.reshape((b, t, d))?;
         if let Some(norm) = &block.sub_norm {
             y = self.norm(kernels, &y, &norm.weight)?;
         }
-        self.round(kernels, &(x + self.linear(kernels, &y, &block.o.weight)?)?)
+        self.round(kernels, &(x + self.linear(kernels, &y, &block.o.weight, Place::Outward)?)?)
+    }
+
+    /// The loss of x, norm and head.
+    pub(super) fn head_loss(
+        &self,
+        fused: bool,
+        kernels: Kernels,
+        inputs: &[Tensor],
+        targets: &Tensor,
+    ) -> Result<Tensor> {
+        let [x, norm, head] = inputs else { panic!("x, norm and head") };
+        if fused {
+            let head = self.projection(head, Place::Inward);
+            assert!(HeadLoss::takes(&head));
+            let norm = Norm { weight: norm.clone(), eps: EPS };
+            return HeadLoss { norm, head, formats: self.formats() }.forward(x, targets);
+        }
+        let logits = self.linear(kernels, &self.norm(kernels, x, norm)?, head, Place::Inward)?;
+        crate::cross_entropy(kernels, &logits, targets)
     }
 }

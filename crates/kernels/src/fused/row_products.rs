@@ -1,0 +1,221 @@
+//! What a task does with its rows around a product: rounds operands and results where a recipe below f32 says so.
+//!
+//! That takes recipes which round every value on its own. A scale that rows share is known only when all of them are.
+
+use super::projection::Projection;
+use crate::matmul::{Before, Mat, MatMut, Update};
+use crate::profile::{Part, Work, span};
+use crate::quantized::{Matrix, QuantizedLinear, Role};
+use crate::round::round_rows;
+use crate::row_tasks::{Operands, RowProducts};
+use crate::simd::add;
+use candle_core::{Error, Result};
+use numerics::{Contraction, NumericFormat};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The formats of projections of one input.
+pub(super) struct RowFormats<'a> {
+    /// In their order; none in f32.
+    all: Vec<&'a QuantizedLinear>,
+    /// Values that are not finite, of every operand of each.
+    non_finite: Vec<[AtomicU64; 3]>,
+}
+
+impl<'a> RowFormats<'a> {
+    /// The formats of projections that all are computed in f32, or all alike and by value.
+    pub(super) fn new(projections: &[&'a Projection]) -> Option<Self> {
+        let all: Vec<_> = projections.iter().filter_map(|projection| projection.low.as_ref()).collect();
+        if let Some(first) = all.first() {
+            let alike = |how: &&QuantizedLinear| {
+                Role::ALL.into_iter().all(|role| how.spec(role) == first.spec(role))
+                    && how.output == first.output
+            };
+            if all.len() < projections.len() || !first.is_by_value() || !all.iter().all(alike) {
+                return None;
+            }
+        }
+        let non_finite = all.iter().map(|_| Default::default()).collect();
+        Some(Self { all, non_finite })
+    }
+
+    /// Whether nothing is rounded.
+    pub(super) fn is_full(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether operands have to be shown whole.
+    pub(super) fn are_looked_at(&self) -> bool {
+        self.all.iter().any(|how| how.observer.looks())
+    }
+
+    /// What the products are of.
+    pub(super) fn operands(&self) -> Operands {
+        let formats = self.all.iter().flat_map(|how| Role::ALL.map(|role| how.spec(role).format));
+        formats.map(Operands::of).max().unwrap_or(Operands::F32)
+    }
+
+    /// Whether all of them have the exponents of f32, so that a factor which is a power of two changes no rounding.
+    pub(super) fn have_exponents_of_f32(&self) -> bool {
+        let wide = |format: NumericFormat| format.spec().min_exponent == f32::MIN_EXP - 1;
+        self.all
+            .iter()
+            .all(|how| wide(how.output) && Role::ALL.into_iter().all(|role| wide(how.spec(role).format)))
+    }
+
+    /// `width`, or nothing where operands are not rounded.
+    pub(super) fn width_if_low(&self, width: usize) -> usize {
+        if self.is_full() { 0 } else { width }
+    }
+
+    /// Rounds an operand.
+    pub(super) fn round(&self, role: Role, values: &mut [f32]) {
+        if let Some(how) = self.all.first() {
+            let spec = how.spec(role);
+            if spec.format != NumericFormat::Fp32 {
+                numerics::round_rows(values, spec.format, spec.overflow);
+            }
+        }
+    }
+
+    /// Rounds an operand that all of the projections have, and counts.
+    pub(super) fn enter(&self, role: Role, values: &mut [f32]) {
+        self.count(role, values);
+        self.round(role, values);
+    }
+
+    /// Rounds an operand that one of the projections has, and counts.
+    pub(super) fn enter_one(&self, index: usize, role: Role, values: &mut [f32]) {
+        if let Some(counts) = self.non_finite.get(index) {
+            counts[role as usize].fetch_add(numerics::count_non_finite(values), Ordering::Relaxed);
+        }
+        self.round(role, values);
+    }
+
+    /// Counts in an operand that all of the projections have.
+    pub(super) fn count(&self, role: Role, values: &[f32]) {
+        if self.is_full() {
+            return;
+        }
+        let found = numerics::count_non_finite(values);
+        for counts in &self.non_finite {
+            counts[role as usize].fetch_add(found, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts in the weights, which are rounded where they are packed.
+    pub(super) fn count_weights(&self, weights: &[&[f32]]) {
+        const TASK: usize = 1 << 15;
+        for (counts, w) in self.non_finite.iter().zip(weights) {
+            let found: u64 = w.par_chunks(TASK).map(numerics::count_non_finite).sum();
+            counts[Role::Weight as usize].fetch_add(found, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the keepers of the projections what was counted of operands.
+    pub(super) fn tell(&self, roles: &[Role]) {
+        for (how, counts) in self.all.iter().zip(&self.non_finite) {
+            for role in roles {
+                how.observer.passed(*role, counts[*role as usize].swap(0, Ordering::Relaxed));
+            }
+        }
+    }
+
+    /// Rounds a whole operand on all threads, and shows it or what was counted in it.
+    pub(super) fn enter_whole(&self, role: Role, values: Vec<f32>, cols: usize) -> Result<Vec<f32>> {
+        let Some(how) = self.all.first() else { return Ok(values) };
+        span(Part::Quantise, Work::floats(2 * values.len()), || {
+            let (rows, spec) = (values.len() / cols.max(1), how.spec(role));
+            let operand = numerics::quantize(&values, rows, cols, Contraction::Columns, spec, 0, None)
+                .map_err(Error::wrap)?;
+            for how in &self.all {
+                match how.observer.looks() {
+                    true => {
+                        how.observer.quantised(role, Matrix { values: &values, rows, cols }, spec, &operand)
+                    }
+                    false => how.observer.passed(role, operand.non_finite),
+                }
+            }
+            Ok(operand.values)
+        })
+    }
+
+    /// The format of results of products.
+    pub(super) fn output(&self) -> NumericFormat {
+        self.all.first().map_or(NumericFormat::Fp32, |how| how.output)
+    }
+
+    /// Rounds results of products.
+    pub(super) fn finish(&self, values: &mut [f32]) {
+        round_rows(values, self.output());
+    }
+
+    /// The gradient of a block's rows as it goes past the block, and as operand of products. Memory is there for what differs
+    /// from the gradient.
+    pub(super) fn gradient<'g>(
+        &self,
+        grad: &'g [f32],
+        residual: NumericFormat,
+        past: &'g mut [f32],
+        operand: &'g mut [f32],
+    ) -> [&'g [f32]; 2] {
+        let mut grad = grad;
+        if !past.is_empty() {
+            past.copy_from_slice(grad);
+            round_rows(past, residual);
+            grad = past;
+        }
+        if operand.is_empty() {
+            return [grad; 2];
+        }
+        operand.copy_from_slice(grad);
+        self.enter(Role::Grad, operand);
+        [grad, operand]
+    }
+
+    /// y ← residual + a b, in the format of the residual stream.
+    pub(super) fn onto(
+        &self,
+        residual: &[f32],
+        products: &mut RowProducts<'_>,
+        (a, b): (Mat<'_>, usize),
+        y: &mut MatMut<'_>,
+        format: NumericFormat,
+    ) {
+        let [rows, cols] = y.shape();
+        if self.is_full() {
+            let before = Before::Other(Mat::row_major(residual, rows, cols));
+            products.multiply(a, &mut [(b, y, Update { before, ..Update::OVERWRITE })]);
+        } else {
+            products.multiply(a, &mut [(b, y, Update::OVERWRITE)]);
+            self.finish(y.elements());
+            add(y.elements(), residual);
+        }
+        round_rows(y.elements(), format);
+    }
+
+    /// dx ← Σ dy w, the gradient of the input, from those of the projections and the weights of these numbers. `part` is
+    /// memory for one of several products below f32.
+    pub(super) fn input_gradient(
+        &self,
+        products: &mut RowProducts<'_>,
+        dys: &[(&[f32], usize)],
+        dx: &mut MatMut<'_>,
+        part: &mut [f32],
+    ) {
+        let [rows, cols] = dx.shape();
+        for (index, (dy, w)) in dys.iter().enumerate() {
+            let dy = Mat::row_major(dy, rows, dy.len() / rows);
+            if index == 0 || self.is_full() {
+                let update = if index == 0 { Update::OVERWRITE } else { Update::ACCUMULATE };
+                products.multiply(dy, &mut [(*w, dx, update)]);
+                self.finish(dx.elements());
+            } else {
+                let mut product = MatMut::row_major(part, rows, cols);
+                products.multiply(dy, &mut [(*w, &mut product, Update::OVERWRITE)]);
+                self.finish(part);
+                add(dx.elements(), part);
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Rows through several products and what lies between them, in one task: what a product leaves is still in the cache when the
+//! next operation reads it, and threads meet once instead of after every operation.
+
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_matmul::{self, Amx, Strips};
+use crate::f32_matmul::{Buffer, Kernel, Packed, is_small};
+use crate::matmul::{self, Mat, MatMut, Update};
+use crate::simd::add;
+use numerics::NumericFormat;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// The rows of a task are a multiple of this, which is one of the rows of every kernel's tile. What is summed over so many
+/// rows so does not depend on the cut into tasks.
+pub(crate) const ROW_UNIT: usize = 24;
+
+/// Rows in a task, at most: those of a product's left operand are 96 KiB of the L2 cache.
+pub(crate) const ROWS: usize = 96;
+
+/// Floats of right operands that are packed at a time: 8 MiB, to be read from the L3 cache.
+const TOGETHER: usize = 2 << 20;
+
+thread_local! {
+    /// What lies between the products of a task.
+    static BETWEEN: RefCell<Buffer> = const { RefCell::new(Buffer::new()) };
+}
+
+/// What the operands of products are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Operands {
+    /// Numbers that bf16 holds.
+    Bf16,
+    /// Any numbers.
+    F32,
+}
+
+impl Operands {
+    /// Those of a format, without a scale: bf16 has its exponents and 8 significant bits.
+    pub(crate) fn of(format: NumericFormat) -> Self {
+        if format.spec().mantissa_bits <= 7 { Self::Bf16 } else { Self::F32 }
+    }
+
+    /// The tiles that multiply them, if there are any.
+    #[cfg(target_arch = "x86_64")]
+    fn on_tiles(self) -> Option<Amx> {
+        match self {
+            Self::Bf16 => Amx::new(),
+            Self::F32 => None,
+        }
+    }
+
+    /// a b for each pair, row-major, on all threads of the current rayon pool.
+    pub(crate) fn products<'a>(self, pairs: impl IntoIterator<Item = (Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = self.on_tiles() {
+            let one = |(a, b)| bf16_matmul::matmul(unit, a, b).unwrap_or_else(|| matmul::matmul(a, b));
+            return pairs.into_iter().map(one).collect();
+        }
+        matmul::products(pairs)
+    }
+
+    /// `sum` + a b, or a b if there is no sum, as [`Operands::products`].
+    pub(crate) fn add_product(self, sum: Option<Vec<f32>>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+        match sum {
+            #[cfg(target_arch = "x86_64")]
+            Some(mut sum) if self.on_tiles().is_some() => {
+                const TASK: usize = 1 << 15;
+                let product = self.products([(a, b)]).concat();
+                let tasks = sum.par_chunks_mut(TASK).zip(product.par_chunks(TASK));
+                tasks.for_each(|(sum, product)| add(sum, product));
+                sum
+            }
+            Some(sum) => matmul::add_matmul(sum, a, b),
+            None => self.products([(a, b)]).concat(),
+        }
+    }
+}
+
+/// What multiplies rows.
+#[derive(Clone, Copy)]
+pub(crate) enum RowUnit {
+    /// Kernels for f32.
+    F32(Kernel),
+    /// Tiles of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Amx),
+}
+
+/// Some rows of the results, and what a task has to compute them.
+pub(crate) struct RowTask<'a, const N: usize, const M: usize> {
+    /// Which rows.
+    pub(crate) rows: Range<usize>,
+    /// These rows of each result.
+    pub(crate) results: [MatMut<'a>; N],
+    /// Memory for as many rows, whatever is in it.
+    pub(crate) scratch: [&'a mut [f32]; M],
+    /// The right operands.
+    pub(crate) products: RowProducts<'a>,
+}
+
+/// Products with right operands that all tasks share.
+pub(crate) struct RowProducts<'a> {
+    right: &'a RightOperands<'a>,
+}
+
+/// Right operands that are packed, for all tasks.
+pub(crate) enum RightOperands<'a> {
+    /// For kernels of f32.
+    F32(Kernel, &'a [Packed<'a>]),
+    /// For tiles.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Amx, &'a [TileOperand]),
+}
+
+/// A right operand for tiles.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct TileOperand {
+    /// Row-major, or its transpose.
+    values: Vec<f32>,
+    shape: [usize; 2],
+    strides: [usize; 2],
+    /// None if bf16 does not hold it: NaN may have more bits.
+    strips: Option<Strips>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl TileOperand {
+    fn new(b: Mat<'_>, round: impl Fn(&mut [f32]) + Sync) -> Self {
+        let by_row = b.rows_are_contiguous();
+        let from = if by_row { b } else { b.t() };
+        let mut values = vec![0.0; from.rows * from.cols];
+        values.par_chunks_mut(from.cols.max(1)).enumerate().for_each(|(row, values)| {
+            values.copy_from_slice(from.row(row));
+            round(values);
+        });
+        let strides = if by_row { [from.cols, 1] } else { [1, from.cols] };
+        let operand = Self { values, shape: [b.rows, b.cols], strides, strips: None };
+        Self { strips: Strips::pack(operand.mat()), ..operand }
+    }
+
+    fn mat(&self) -> Mat<'_> {
+        Mat::new(&self.values, self.shape, self.strides)
+    }
+}
+
+impl RowUnit {
+    /// What multiplies so many rows with all of these right operands, if there is anything, and the operands are large enough
+    /// for it and small enough to be packed at a time.
+    pub(crate) fn new(rows: usize, right: &[Mat<'_>], operands: Operands) -> Option<Self> {
+        let fit = right.iter().map(|b| b.rows * b.cols).sum::<usize>() <= TOGETHER;
+        if !fit || right.iter().any(|b| is_small([rows, b.rows, b.cols])) {
+            return None;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = operands.on_tiles() {
+            return Some(Self::Tiles(unit));
+        }
+        Kernel::fast().map(Self::F32)
+    }
+
+    /// Calls `f` with right operands, packed on all threads and each rounded by `round`, which is given its number and some of
+    /// its values.
+    pub(crate) fn with_packed<R>(
+        self,
+        right: &[Mat<'_>],
+        round: impl Fn(usize, &mut [f32]) + Sync,
+        f: impl FnOnce(&RightOperands<'_>) -> R,
+    ) -> R {
+        match self {
+            Self::F32(kernel) => {
+                kernel.with_packed(right, &round, |packed| f(&RightOperands::F32(kernel, packed)))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(unit) => {
+                let operand =
+                    |(index, b): (usize, &Mat<'_>)| TileOperand::new(*b, |values| round(index, values));
+                let right: Vec<_> = right.iter().enumerate().map(operand).collect();
+                f(&RightOperands::Tiles(unit, &right))
+            }
+        }
+    }
+}
+
+impl RowProducts<'_> {
+    /// c ← before + `factor` a b for each c and the right operand b of that number, all of which have as many rows.
+    pub(crate) fn multiply(&mut self, a: Mat<'_>, results: &mut [(usize, &mut MatMut<'_>, Update<'_>)]) {
+        match self.right {
+            RightOperands::F32(kernel, packed) => kernel.multiply_rows(a, packed, results),
+            #[cfg(target_arch = "x86_64")]
+            RightOperands::Tiles(unit, right) => {
+                let count = results.len();
+                let mut on_tiles = Vec::with_capacity(count);
+                for (index, c, update) in &mut *results {
+                    if let (Some(strips), true) = (&right[*index].strips, update.is_overwrite()) {
+                        let [rows, cols] = c.shape();
+                        on_tiles.push((strips, c.window([0, 0], [rows, cols])));
+                    }
+                }
+                let all = on_tiles.len() == count;
+                if !(all && bf16_matmul::multiply_rows(*unit, 1.0, a, &mut on_tiles)) {
+                    for (index, c, update) in results {
+                        matmul::update(c, *update, a, right[*index].mat());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl RightOperands<'_> {
+    /// Shares the rows of the results out among all threads. Returns what the tasks did, in the order of the rows. `widths` are
+    /// those of the scratch memory.
+    ///
+    /// A task must not wait for other threads.
+    pub(crate) fn by_rows<const N: usize, const M: usize, R: Send>(
+        &self,
+        mut results: [MatMut<'_>; N],
+        widths: [usize; M],
+        task: impl Fn(RowTask<'_, N, M>) -> R + Sync,
+    ) -> Vec<R> {
+        let all = results.first().map_or(0, |c| c.shape()[0]);
+        let tasks = rows_in_turn(all, rayon::current_num_threads());
+        let tasks = tasks.map(|rows| (results.each_mut().map(|c| c.take_rows(rows.len())), rows)).collect();
+        in_turn(tasks, |(results, rows): (_, Range<usize>)| {
+            BETWEEN.with_borrow_mut(|between| {
+                let mut free = between.floats(widths.iter().map(|width| rows.len() * width).sum());
+                let scratch = widths.map(|width| {
+                    let (part, rest) = std::mem::take(&mut free).split_at_mut(rows.len() * width);
+                    free = rest;
+                    part
+                });
+                task(RowTask { rows, results, scratch, products: RowProducts { right: self } })
+            })
+        })
+    }
+}
+
+/// Cuts rows into tasks that threads are to take one after another. The last are small, so that no thread waits long for
+/// another.
+pub(crate) fn rows_in_turn(all: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = all - start;
+        let count = (left / (2 * threads)).clamp(1, ROWS).next_multiple_of(ROW_UNIT).min(left);
+        let rows = start..start + count;
+        start = rows.end;
+        (count > 0).then_some(rows)
+    })
+}
+
+/// Runs tasks on all threads, each of which takes the next when it has done one. Returns what they did, in their order.
+pub(crate) fn in_turn<T: Send, R: Send>(mut tasks: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if tasks.len() <= 1 {
+        return tasks.pop().map(run).into_iter().collect(); // not worth waking another thread
+    }
+    let tasks = tasks.into_iter().enumerate().par_bridge();
+    let mut done: Vec<(usize, R)> = tasks.map(|(index, task)| (index, run(task))).collect();
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, done)| done).collect()
+}
+
+#[cfg(test)]
+mod tests;
