@@ -77,12 +77,7 @@ pub(crate) fn update(c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Mat<
 
 /// a b, row-major, on all threads of the current rayon pool.
 pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    matmul_with(1.0, a, b)
-}
-
-/// `factor` a b, as [`matmul`].
-pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    write(Update { factor, ..Update::OVERWRITE }, vec![vec![(a, b)]]).pop().unwrap_or_default()
+    products([(a, b)]).pop().unwrap_or_default()
 }
 
 /// dst + a b, row-major, on all threads of the current rayon pool.
@@ -96,22 +91,28 @@ pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> 
 pub(crate) fn sum_of_products(before: Option<&[f32]>, products: Vec<(Mat<'_>, Mat<'_>)>) -> Vec<f32> {
     let [rows, cols] = products.first().map_or([0, 0], |(a, b)| [a.rows, b.cols]);
     let before = before.map_or(Before::Nothing, |before| Before::Other(Mat::row_major(before, rows, cols)));
-    write(Update { before, ..Update::OVERWRITE }, vec![products]).pop().unwrap_or_default()
+    write(vec![(Update { before, ..Update::OVERWRITE }, products)]).pop().unwrap_or_default()
 }
 
 /// a b for each pair, row-major, on all threads of the current rayon pool: quicker than one after another if the pairs share
 /// a or b.
 pub(crate) fn products<'a>(pairs: impl IntoIterator<Item = (Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
-    write(Update::OVERWRITE, pairs.into_iter().map(|pair| vec![pair]).collect())
+    scaled_products(pairs.into_iter().map(|(a, b)| (1.0, a, b)))
 }
 
-/// The sums of some products, in new memory. `update` does not read what is there.
-fn write<'a>(update: Update<'a>, all: Vec<Vec<(Mat<'a>, Mat<'a>)>>) -> Vec<Vec<f32>> {
-    debug_assert!(!matches!(update.before, Before::There));
+/// `factor` a b for each, as [`products`].
+pub(crate) fn scaled_products<'a>(all: impl IntoIterator<Item = (f32, Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
+    let one = |(factor, a, b)| (Update { factor, ..Update::OVERWRITE }, vec![(a, b)]);
+    write(all.into_iter().map(one).collect())
+}
+
+/// Sums of products, in new memory. No update reads what is there.
+fn write<'a>(all: Vec<(Update<'a>, Vec<(Mat<'a>, Mat<'a>)>)>) -> Vec<Vec<f32>> {
+    debug_assert!(!all.iter().any(|(update, _)| matches!(update.before, Before::There)));
     let shape = |products: &[(Mat<'_>, Mat<'_>)]| products.first().map_or([0, 0], |(a, b)| [a.rows, b.cols]);
     let mut results: Vec<Vec<f32>> =
-        all.iter().map(|products| Vec::with_capacity(shape(products).iter().product())).collect();
-    let sum = |(products, c): (Vec<_>, &mut Vec<f32>)| {
+        all.iter().map(|(_, products)| Vec::with_capacity(shape(products).iter().product())).collect();
+    let sum = |((update, products), c): ((_, Vec<_>), &mut Vec<f32>)| {
         let [rows, cols] = shape(&products);
         // SAFETY: the capacity is the matrix, nobody else has it, and it is not read.
         let c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [rows, cols], cols) };

@@ -54,8 +54,9 @@ impl Operands {
     pub(crate) fn products<'a>(self, pairs: impl IntoIterator<Item = (Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
         #[cfg(target_arch = "x86_64")]
         if let Some(unit) = self.on_tiles() {
-            let one = |(a, b)| bf16_matmul::matmul(unit, a, b).unwrap_or_else(|| matmul::matmul(a, b));
-            return pairs.into_iter().map(one).collect();
+            let all: Vec<_> = pairs.into_iter().map(|(a, b)| (1.0, a, b)).collect();
+            return bf16_matmul::products_on(unit, &all, bf16_matmul::UNFINISHED)
+                .unwrap_or_else(|| matmul::scaled_products(all));
         }
         matmul::products(pairs)
     }
@@ -193,12 +194,12 @@ impl RowProducts<'_> {
                 let mut on_tiles = Vec::with_capacity(count);
                 for (index, c, update) in &mut *results {
                     if let (Some(strips), true) = (&right[*index].strips, update.is_overwrite()) {
-                        let [rows, cols] = c.shape();
-                        on_tiles.push((strips, c.window([0, 0], [rows, cols])));
+                        let shape = c.shape();
+                        on_tiles.push((strips, update.factor, c.window([0, 0], shape)));
                     }
                 }
                 let all = on_tiles.len() == count;
-                if !(all && bf16_matmul::multiply_rows(*unit, 1.0, a, &mut on_tiles)) {
+                if !(all && bf16_matmul::multiply_rows(*unit, a, &mut on_tiles)) {
                     for (index, c, update) in results {
                         matmul::update(c, *update, a, right[*index].mat());
                     }

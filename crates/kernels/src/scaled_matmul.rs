@@ -3,7 +3,7 @@
 //! Where all of a sum has one scale, the product is one of plain matrices, which AMX computes if it can
 //! (`bf16_matmul`). Sums of blocks with scales of their own are f32 products.
 
-use crate::bf16_matmul::{self, Finish};
+use crate::bf16_matmul::{self, Finish, Product};
 use crate::buffers::fill_one;
 use crate::matmul::{Mat, MatMut, matmul_into};
 use candle_core::{Device, Result, Tensor};
@@ -81,33 +81,48 @@ impl<'a> Factor<'a> {
 /// Lines of the first factor that a task multiplies: enough to keep the GEMM busy, few enough to share out.
 const LINES_PER_TASK: usize = 64;
 
-/// a bᵀ over the steps that both have: \[lines of a, lines of b\], row-major, on all threads of the current pool. `finish`
-/// changes values of it, each on its own, while they are in a cache.
+/// Two factors of a product.
+pub(crate) type Pair<'a> = (Factor<'a>, Factor<'a>);
+
+/// a bᵀ over the steps that both have, for each pair: \[lines of a, lines of b\], row-major, on all threads of the current pool.
+/// `finish` changes values of them, each on its own, while they are in a cache; it is given the pair's number. Pairs that share
+/// a factor gain by being multiplied together.
 ///
 /// # Errors
 /// When the blocks of the two factors have different sizes.
-pub(crate) fn scaled_matmul(
-    a: Factor<'_>,
-    b: Factor<'_>,
-    finish: impl Fn(&mut [f32]) + Sync,
-) -> Result<Vec<f32>> {
-    scaled_matmul_by(bf16_matmul::matmul_with, a, b, finish)
+pub(crate) fn scaled_products(
+    pairs: &[Pair<'_>],
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Vec<Vec<f32>>> {
+    scaled_products_by(bf16_matmul::products, pairs, finish)
 }
 
-/// [`scaled_matmul`], with `product` to multiply plain matrices, their result by a factor, and finish it.
-fn scaled_matmul_by(
-    product: impl Fn(f32, Mat<'_>, Mat<'_>, Finish<'_>) -> Vec<f32>,
-    a: Factor<'_>,
-    b: Factor<'_>,
-    finish: impl Fn(&mut [f32]) + Sync,
-) -> Result<Vec<f32>> {
-    let (left, right) = (a.mat(), b.mat().t());
-    let block = match (a.block(), b.block()) {
-        (None, None) => return Ok(unblocked(product, a, b, finish)),
-        (Some(size), None) | (None, Some(size)) => size,
-        (Some(size), Some(other)) if size == other => size,
-        (Some(size), Some(other)) => candle_core::bail!("blocks of {size} and of {other} in one product"),
+/// [`scaled_products`], with `products` to multiply plain matrices, their results by a factor, and finish them.
+fn scaled_products_by(
+    products: impl Fn(&[Product<'_>], Finish<'_>) -> Vec<Vec<f32>>,
+    pairs: &[Pair<'_>],
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Vec<Vec<f32>>> {
+    if !pairs.iter().any(|(a, b)| a.block().is_some() || b.block().is_some()) {
+        return Ok(unblocked(products, pairs, finish));
+    }
+    let one = |(number, pair): (usize, &Pair<'_>)| {
+        let finish = |rows: &mut [f32]| finish(number, rows);
+        match (pair.0.block(), pair.1.block()) {
+            (None, None) => Ok(unblocked(&products, &[*pair], |_, rows| finish(rows)).concat()),
+            (Some(size), None) | (None, Some(size)) => Ok(blocked(*pair, size, finish)),
+            (Some(size), Some(other)) if size == other => Ok(blocked(*pair, size, finish)),
+            (Some(size), Some(other)) => {
+                candle_core::bail!("blocks of {size} and of {other} in one product")
+            }
+        }
     };
+    pairs.iter().enumerate().map(one).collect()
+}
+
+/// The product when every line has a scale for each block of steps.
+fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -> Vec<f32> {
+    let (left, right) = (a.mat(), b.mat().t());
     let (cols, steps) = (right.cols, left.cols);
     let mut c = fill_one(left.rows * cols, LINES_PER_TASK * cols, |task, c| {
         let (first, lines) = (task * LINES_PER_TASK, c.len() / cols);
@@ -129,35 +144,44 @@ fn scaled_matmul_by(
         finish(c);
     });
     c.shrink_to_fit();
-    Ok(c)
+    c
 }
 
-/// The product when every line has one scale.
+/// The products when every line has one scale.
 fn unblocked(
-    product: impl Fn(f32, Mat<'_>, Mat<'_>, Finish<'_>) -> Vec<f32>,
-    a: Factor<'_>,
-    b: Factor<'_>,
-    finish: impl Fn(&mut [f32]) + Sync,
-) -> Vec<f32> {
-    let (left, right) = (a.mat(), b.mat().t());
-    if let (OuterScale::Uniform(of_a), OuterScale::Uniform(of_b)) = (&a.operand.outer, &b.operand.outer) {
-        return product(of_a * of_b, left, right, &|_, rows| finish(rows));
-    }
-    let of_b: Vec<f32> = (0..right.cols).map(|j| b.scale(j, 0)).collect();
-    product(1.0, left, right, &|first, rows| {
-        for (line, row) in rows.chunks_exact_mut(right.cols).enumerate() {
-            let of_a = a.scale(first + line, 0);
-            row.iter_mut().zip(&of_b).for_each(|(c, of_b)| *c *= of_a * of_b);
+    products: impl Fn(&[Product<'_>], Finish<'_>) -> Vec<Vec<f32>>,
+    pairs: &[Pair<'_>],
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<Vec<f32>> {
+    // One scale for each line of a product is that of its result; others are left to the end.
+    let factor = |(a, b): &Pair<'_>| match (&a.operand.outer, &b.operand.outer) {
+        (OuterScale::Uniform(of_a), OuterScale::Uniform(of_b)) => Some(of_a * of_b),
+        _ => None,
+    };
+    let of_lines = |pair: &Pair<'_>| -> Vec<f32> {
+        let lines = if factor(pair).is_some() { 0 } else { pair.1.mat().rows };
+        (0..lines).map(|line| pair.1.scale(line, 0)).collect()
+    };
+    let of_lines: Vec<_> = pairs.iter().map(of_lines).collect();
+    let all: Vec<Product<'_>> =
+        pairs.iter().map(|pair| (factor(pair).unwrap_or(1.0), pair.0.mat(), pair.1.mat().t())).collect();
+    products(&all, &|number, first, rows| {
+        let of_b = &of_lines[number];
+        if !of_b.is_empty() {
+            for (line, row) in rows.chunks_exact_mut(of_b.len()).enumerate() {
+                let of_a = pairs[number].0.scale(first + line, 0);
+                row.iter_mut().zip(of_b).for_each(|(c, of_b)| *c *= of_a * of_b);
+            }
         }
-        finish(rows);
+        finish(number, rows);
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bf16_matmul::f32_matmul_with;
-    use crate::bf16_matmul::tests::finished_on_tiles;
+    use crate::bf16_matmul::tests::unit;
+    use crate::bf16_matmul::{f32_products, products_on};
     use crate::testing::*;
     use numerics::{NumericFormat, Overflow, QuantSpec, Scaling};
     use proptest::prelude::*;
@@ -218,13 +242,14 @@ mod tests {
                 Factor::new(operand, rows, cols, contraction)
             };
             let (a, b) = (factor(&a, m, a_contraction), factor(&b, n, b_contraction));
-            let on_tiles = |scale, left: Mat<'_>, right: Mat<'_>, finish: Finish<'_>| {
-                let product = finished_on_tiles(scale, left, right, finish);
-                assert_eq!(product.is_some(), OPERANDS[a_index].2 && OPERANDS[b_index].2);
-                product.unwrap_or_else(|| f32_matmul_with(scale, left, right, finish))
+            let on_tiles = |all: &[Product<'_>], finish: Finish<'_>| {
+                let products = products_on(unit(), all, finish);
+                assert_eq!(products.is_some(), OPERANDS[a_index].2 && OPERANDS[b_index].2);
+                products.unwrap_or_else(|| f32_products(all, finish))
             };
-            let tiles = scaled_matmul_by(on_tiles, a, b, |rows| rows.iter_mut().for_each(|x| *x *= 2.0)).unwrap();
-            let gemm = scaled_matmul_by(f32_matmul_with, a, b, |_| {}).unwrap();
+            let double = |_, rows: &mut [f32]| rows.iter_mut().for_each(|x| *x *= 2.0);
+            let tiles = scaled_products_by(on_tiles, &[(a, b)], double).unwrap().concat();
+            let gemm = scaled_products_by(f32_products, &[(a, b)], |_, _| {}).unwrap().concat();
             prop_assert_eq!(tiles.len(), m * n);
             let [a, b] = [a, b].map(|factor| factor.decoded().and_then(|x| x.abs()?.to_vec2::<f64>()).unwrap());
             for (i, (tiles, gemm)) in tiles.iter().zip(&gemm).enumerate() {

@@ -28,7 +28,6 @@ mod trap;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::Amx;
 
-use crate::buffers::fill_one;
 use crate::matmul::{self, Mat, MatMut};
 use numerics::multiversion;
 use pack::{LINES, STEPS, Side, Tile, pack_strips};
@@ -47,56 +46,102 @@ const BLOCKS_PER_TASK: usize = 4;
 /// the left operand and 128 KiB of the right one at hand. CPUs with AMX have at least 2 MiB of L2 cache a core.
 const STEPS_AT_ONCE: usize = 64;
 
-/// What is done to whole rows of a product while they are in a cache: given the first one's number, and the rows.
-pub(crate) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+/// Matrices to be multiplied, and a factor.
+pub(crate) type Product<'a> = (f32, Mat<'a>, Mat<'a>);
 
-/// `factor` a b, row-major and finished, on all threads of the current rayon pool; by AMX where the CPU has it and bf16 holds
-/// a and b.
-pub(crate) fn matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Vec<f32> {
+/// What is done to whole rows of a product while they are in a cache: given its number, the number of the first row, and the
+/// rows.
+pub(crate) type Finish<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
+
+/// What leaves rows as they are.
+pub(crate) const UNFINISHED: Finish<'_> = &|_, _, _| {};
+
+/// `factor` a b for each, row-major and finished, on all threads of the current rayon pool; by AMX where the CPU has it and
+/// bf16 holds all operands. Products that share operands gain by being computed together.
+pub(crate) fn products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(c) = Amx::new().and_then(|unit| product(unit, factor, a, b, finish)) {
-        return c;
+    if let Some(results) = Amx::new().and_then(|unit| products_on(unit, all, finish)) {
+        return results;
     }
-    f32_matmul_with(factor, a, b, finish)
+    f32_products(all, finish)
 }
 
 /// The same by products of f32.
-pub(crate) fn f32_matmul_with(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Vec<f32> {
-    let mut c = matmul::matmul_with(factor, a, b);
+pub(crate) fn f32_products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>> {
+    let mut results = matmul::scaled_products(all.iter().copied());
     let rows = BLOCKS_PER_TASK * BLOCK;
-    let parts = c.par_chunks_mut(rows * b.cols.max(1)).enumerate();
-    parts.for_each(|(part, c)| finish(part * rows, c));
-    c
-}
-
-/// a b by `unit`, row-major, on all threads, if bf16 holds a and b.
-pub(crate) fn matmul(unit: impl TileUnit, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
-    product(unit, 1.0, a, b, &|_, _| {})
-}
-
-/// `factor` a b by `unit`, finished, if bf16 holds a and b.
-fn product(unit: impl TileUnit, factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Option<Vec<f32>> {
-    assert_eq!(a.cols, b.rows);
-    let (rows, cols) = (a.rows, b.cols);
-    if rows == 0 || a.cols == 0 || cols == 0 {
-        return Some(vec![0.0; rows * cols]);
+    for (index, (c, (_, _, b))) in results.iter_mut().zip(all).enumerate() {
+        let parts = c.par_chunks_mut(rows * b.cols.max(1)).enumerate();
+        parts.for_each(|(part, c)| finish(index, part * rows, c));
     }
-    let strips = Strips::pack(b)?;
+    results
+}
+
+/// The same by `unit`, if bf16 holds all operands.
+pub(crate) fn products_on(
+    unit: impl TileUnit,
+    all: &[Product<'_>],
+    finish: Finish<'_>,
+) -> Option<Vec<Vec<f32>>> {
+    let (mut packed, mut tasks) = (Vec::<(Mat<'_>, Strips)>::new(), Vec::<Task<'_>>::new());
+    for (_, _, b) in all {
+        if !packed.iter().any(|(of, _)| of.is(*b)) {
+            packed.push((*b, Strips::pack(*b)?));
+        }
+    }
+    let len = |(_, a, b): &Product<'_>| a.rows * b.cols;
+    let mut results: Vec<_> = all.iter().map(|product| Vec::<f32>::with_capacity(len(product))).collect();
     // Every task reads all of b, so there are not more of them than it takes to share them out.
-    let blocks = (rows.div_ceil(BLOCK) / (2 * rayon::current_num_threads())).clamp(1, BLOCKS_PER_TASK);
+    let blocks: usize = all.iter().map(|(_, a, _)| a.rows.div_ceil(BLOCK)).sum();
+    let rows = BLOCK * (blocks / (2 * rayon::current_num_threads())).clamp(1, BLOCKS_PER_TASK);
+    for (index, ((factor, a, b), c)) in all.iter().zip(&mut results).enumerate() {
+        assert_eq!(a.cols, b.rows);
+        if a.cols == 0 || b.cols == 0 {
+            c.resize(a.rows * b.cols, 0.0);
+            continue;
+        }
+        let strips = packed.iter().find(|(of, _)| of.is(*b)).map(|(_, strips)| strips)?;
+        // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
+        let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols) };
+        for first in (0..a.rows).step_by(rows) {
+            let a = a.window([first, 0], [rows, a.cols]);
+            let result = (index, (strips, *factor, c.take_rows(a.rows)));
+            match tasks.iter_mut().find(|task| task.a.is(a)) {
+                Some(task) => task.results.push(result),
+                None => tasks.push(Task { a, first, results: vec![result] }),
+            }
+        }
+    }
     let exact = AtomicBool::new(true);
-    let c = fill_one(rows * cols, blocks * BLOCK * cols, |task, c| {
-        let part = a.window([task * blocks * BLOCK, 0], [c.len() / cols, a.cols]);
+    tasks.into_par_iter().for_each(|Task { a, first, results }| {
         if exact.load(Ordering::Relaxed) {
-            let results = &mut [(&strips, MatMut::row_major(c, part.rows, cols))];
-            match multiply_rows(unit, factor, part, results) {
-                true => finish(task * blocks * BLOCK, c),
+            let (numbers, mut results): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+            match multiply_rows(unit, a, &mut results) {
+                true => numbers.iter().zip(results).for_each(|(number, (_, _, mut c))| {
+                    finish(*number, first, c.elements());
+                }),
                 false => exact.store(false, Ordering::Relaxed),
             }
         }
     });
-    exact.into_inner().then_some(c)
+    for (c, product) in results.iter_mut().zip(all) {
+        // SAFETY: unless some task gave up, all of it has been written.
+        unsafe { c.set_len(if exact.load(Ordering::Relaxed) { len(product) } else { 0 }) };
+    }
+    exact.into_inner().then_some(results)
 }
+
+/// Rows of a left operand, and those of the results that come of them.
+struct Task<'a> {
+    a: Mat<'a>,
+    /// The number of the first row.
+    first: usize,
+    /// Each with its number.
+    results: Vec<(usize, Destination<'a, 'a>)>,
+}
+
+/// A right operand, a factor, and where their product with the left one goes.
+pub(crate) type Destination<'a, 'b> = (&'a Strips, f32, MatMut<'b>);
 
 /// A right operand, packed in strips of columns.
 pub(crate) struct Strips {
@@ -125,12 +170,7 @@ thread_local! {
 }
 
 /// c ← `factor` a b for each c and its b, for the rows of a task, unless bf16 does not hold a.
-pub(crate) fn multiply_rows(
-    unit: impl TileUnit,
-    factor: f32,
-    a: Mat<'_>,
-    results: &mut [(&Strips, MatMut<'_>)],
-) -> bool {
+pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Destination<'_, '_>]) -> bool {
     let steps = a.cols.div_ceil(STEPS);
     let left_strips = 2 * a.rows.div_ceil(BLOCK);
     let mut buffer = LEFT.take();
@@ -145,8 +185,8 @@ pub(crate) fn multiply_rows(
         if !exact {
             break;
         }
-        let part = Part { first: start == 0, factor: (start + count == steps).then_some(factor) };
-        for (Strips { tiles, steps }, c) in &mut *results {
+        for (Strips { tiles, steps }, factor, c) in &mut *results {
+            let part = Part { first: start == 0, factor: (start + count == *steps).then_some(*factor) };
             for (panel, b) in tiles.chunks_exact(2 * steps).enumerate() {
                 let b = [&b[start..][..count], &b[steps + start..][..count]];
                 for (block, a) in left.chunks_exact(2 * count).enumerate() {

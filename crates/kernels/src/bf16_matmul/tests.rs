@@ -18,17 +18,9 @@ fn unit() -> impl TileUnit {
     Plain
 }
 
-/// What [`matmul_with`] computes where the CPU has AMX, on any CPU.
-pub(crate) fn finished_on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>, finish: Finish<'_>) -> Option<Vec<f32>> {
-    product(unit(), factor, a, b, finish)
-}
-
 fn on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
-    finished_on_tiles(factor, a, b, UNFINISHED)
+    products_on(unit(), &[(factor, a, b)], UNFINISHED).map(|mut all| all.remove(0))
 }
-
-/// Rows of a product as they are.
-const UNFINISHED: Finish<'_> = &|_, _| {};
 
 /// How a matrix lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +86,7 @@ fn bits_but_nan(values: &[f32]) -> Vec<Option<u32>> {
 /// The product against f64, against the plain unit, and in pools of 1, 2 and 3 threads.
 fn check(factor: f32, a: &Matrix, b: &Matrix) {
     let c = on_tiles(factor, a.mat(), b.mat()).expect("all numbers are bf16");
-    let plain = product(Plain, factor, a.mat(), b.mat(), UNFINISHED).unwrap();
+    let plain = products_on(Plain, &[(factor, a.mat(), b.mat())], UNFINISHED).unwrap().remove(0);
     assert!(bits_but_nan(&c) == bits_but_nan(&plain), "the units agree");
     let ([rows, steps], cols) = (a.shape, b.shape[1]);
     assert_eq!(c.len(), rows * cols);
@@ -142,8 +134,9 @@ proptest! {
         };
         let a = Matrix::new([m, k], Order::Rows, |row, col| value(row * k + col));
         let b = Matrix::new([k, n], Order::Columns, |row, col| value(1 + row * n + col));
-        let [c, plain] = [on_tiles(0.5, a.mat(), b.mat()), product(Plain, 0.5, a.mat(), b.mat(), UNFINISHED)];
-        prop_assert_eq!(bits_but_nan(&c.unwrap()), bits_but_nan(&plain.unwrap()));
+        let c = on_tiles(0.5, a.mat(), b.mat()).unwrap();
+        let plain = products_on(Plain, &[(0.5, a.mat(), b.mat())], UNFINISHED).unwrap();
+        prop_assert_eq!(bits_but_nan(&c), bits_but_nan(&plain[0]));
     }
 }
 
@@ -163,6 +156,33 @@ fn many_rows_are_cut_into_tasks() {
     let a = Matrix::random(1, [2 * 32 * BLOCK + 7, 5], Order::Columns, 3.0);
     let b = Matrix::random(2, [5, 3], Order::Rows, 3.0);
     check(-2.0, &a, &b);
+}
+
+/// Products that share a left operand, a right one, or nothing: each as if it were alone, and finished with its own number.
+#[test]
+fn several_products_at_once() {
+    let [a, other] = [1, 2].map(|seed| Matrix::random(seed, [300, 40], Order::Rows, 3.0));
+    let [b, wide] = [(3, 20), (4, 50)].map(|(seed, cols)| Matrix::random(seed, [40, cols], Order::Rows, 3.0));
+    let all = [
+        (1.0, a.mat(), b.mat()),
+        (0.5, a.mat(), wide.mat()),
+        (2.0, other.mat(), b.mat()),
+        (1.0, b.mat().t(), wide.mat()),
+    ];
+    let finish = |number: usize, first: usize, cols: usize, rows: &mut [f32]| {
+        for (row, values) in rows.chunks_exact_mut(cols).enumerate() {
+            values.iter_mut().for_each(|x| *x += ((first + row) * 10 + number) as f32);
+        }
+    };
+    let cols = |number: usize| all[number].2.cols;
+    let finish_rows =
+        |number: usize, first: usize, rows: &mut [f32]| finish(number, first, cols(number), rows);
+    let together = products_on(unit(), &all, &finish_rows).unwrap();
+    for (number, ((factor, a, b), found)) in all.into_iter().zip(together).enumerate() {
+        let mut alone = on_tiles(factor, a, b).unwrap();
+        finish(number, 0, b.cols, &mut alone);
+        assert!(found == alone, "product {number}");
+    }
 }
 
 #[test]

@@ -42,14 +42,16 @@ impl Projection {
             let ys = matmul_span(Part::MatmulForward, shape, || products(pairs));
             return Ok(ys.into_iter().map(|y| (y, None)).collect());
         }
-        let one = |(projection, w): (&&Self, &Matrix<'_>)| match &projection.low {
-            None => projection.forward(x.values, w.values),
-            Some(how) => {
-                let (y, kept) = Computation { kernels: Kernels::Portable, how }.forward(x, *w)?;
-                Ok((y, Some(kept)))
-            }
-        };
-        all.iter().zip(&ws).map(one).collect()
+        if let Some(maps) = Self::all_low(all) {
+            let (ys, kept) = Computation { kernels: Kernels::Portable, maps: &maps }.forward(x, &ws)?;
+            return Ok(ys.into_iter().zip(kept.into_iter().map(Some)).collect());
+        }
+        all.iter().zip(&ws).map(|(projection, w)| projection.forward(x.values, w.values)).collect()
+    }
+
+    /// How projections are computed, if all of them are below f32.
+    fn all_low<'a>(all: &[&'a Self]) -> Option<Vec<&'a QuantizedLinear>> {
+        all.iter().map(|projection| projection.low.as_ref()).collect()
     }
 
     /// `residual` + x wᵀ.
@@ -74,7 +76,7 @@ impl Projection {
     /// Whether [`Projection::backward`] reads x: a product below f32 may have kept what it needs of it.
     pub(super) fn reads_input(&self, state: &State) -> bool {
         match (&self.low, state) {
-            (Some(how), Some(kept)) => Computation { kernels: Kernels::Portable, how }.reads_input(kept),
+            (Some(how), Some(kept)) => how.reads_input(kept),
             _ => true,
         }
     }
@@ -101,26 +103,23 @@ impl Projection {
             let shape = [rows(&ws), x.rows, x.cols];
             return Ok((dx, matmul_span(Part::MatmulWeight, shape, || products(pairs))));
         }
-        let (mut dx, mut dws): (Option<Vec<f32>>, _) = (None, vec![]);
-        for (index, projection) in all.iter().enumerate() {
-            let (w, dy) = (ws[index], dys[index]);
-            let [of_x, of_w] = match (&projection.low, states[index]) {
-                (Some(how), Some(kept)) => {
-                    let computation = Computation { kernels: Kernels::Portable, how };
-                    computation.backward(kept, x, w, dy, [true, true])?
-                }
-                _ => {
-                    let (of_x, of_w) = projection.backward(states[index], [x.values, w.values, dy.values])?;
-                    [Some(of_x), Some(of_w)]
-                }
+        let kept: Option<Vec<&Kept>> = states.iter().map(|state| state.as_ref()).collect();
+        let (dxs, dws): (Vec<_>, Vec<_>);
+        if let (Some(maps), Some(kept)) = (Self::all_low(all), kept) {
+            let computation = Computation { kernels: Kernels::Portable, maps: &maps };
+            [dxs, dws] = computation.backward(&kept, x, &ws, &dys, [true, true])?;
+        } else if all.len() == 1 {
+            return Err(missing());
+        } else {
+            let one = |index: usize| {
+                all[index].backward(states[index], [x.values, ws[index].values, dys[index].values])
             };
-            match (&mut dx, of_x.ok_or_else(missing)?) {
-                (Some(sum), of_x) => add(sum, &of_x),
-                (dx, of_x) => *dx = Some(of_x),
-            }
-            dws.push(of_w.ok_or_else(missing)?);
+            (dxs, dws) = (0..all.len()).map(one).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         }
-        Ok((dx.ok_or_else(missing)?, dws))
+        let mut dxs = dxs.into_iter();
+        let mut dx = dxs.next().ok_or_else(missing)?;
+        dxs.for_each(|more| add(&mut dx, &more));
+        Ok((dx, dws))
     }
 
     /// The weights of projections, of which there is one at least, as matrices of as many columns.

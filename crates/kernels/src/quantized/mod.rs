@@ -17,12 +17,11 @@ use crate::Kernels;
 use crate::buffers::{elements, with_elements};
 use crate::profile::{Part, Work, matmul_span, span};
 use crate::round::round_in_place;
-use crate::scaled_matmul::{Factor, scaled_matmul};
+use crate::scaled_matmul::{Factor, Pair, scaled_products};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use numerics::{
     Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, RoundingMode, Scaling,
 };
-use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
@@ -113,6 +112,29 @@ impl QuantizedLinear {
         }
     }
 
+    /// The format of an operand, and its scale, if that is known before: without a history delayed scaling takes that of the
+    /// tensor itself.
+    fn with_scale(&self, role: Role) -> (QuantSpec, Option<f32>) {
+        let spec = *self.spec(role);
+        match spec.scaling {
+            Scaling::Delayed { .. } => match self.observer.delayed_scale(role, &spec) {
+                None => (QuantSpec { scaling: Scaling::Tensor, ..spec }, None),
+                scale => (spec, scale),
+            },
+            _ => (spec, None),
+        }
+    }
+
+    /// Whether an operand quantised for the forward product is good for one that sums over its rows.
+    fn serves_backward(&self, role: Role, forward: &Operand) -> bool {
+        matches!(forward.outer, OuterScale::Uniform(_)) && !self.spec(role).scaling.follows_sum()
+    }
+
+    /// Whether [`Computation::backward`] reads x, and not only what was kept of it.
+    pub(crate) fn reads_input(&self, kept: &Kept) -> bool {
+        !self.serves_backward(Role::Input, &kept.input) && self.grad.scaling != Scaling::None
+    }
+
     /// Whether every value of every operand is rounded to nearest on its own, whatever the others are.
     pub(crate) fn is_by_value(&self) -> bool {
         let by_value = |role| {
@@ -147,8 +169,9 @@ pub fn quantized_linear(kernels: Kernels, x: &Tensor, w: &Tensor, how: Quantized
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    input: Operand,
-    weight: Operand,
+    /// Shared where several maps of one x quantise it alike.
+    input: Arc<Operand>,
+    weight: Arc<Operand>,
     /// What the columns of x were multiplied with.
     smoothing: Option<Vec<f32>>,
 }
@@ -156,7 +179,7 @@ pub(crate) struct Kept {
 struct Op {
     kernels: Kernels,
     how: QuantizedLinear,
-    kept: OnceLock<Kept>,
+    kept: OnceLock<Vec<Kept>>,
 }
 
 impl CustomOp2 for Op {
@@ -174,9 +197,9 @@ impl CustomOp2 for Op {
         let ((n, d_in), (d_out, _)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
         let x = Matrix { values: elements(x, x_layout)?, rows: n, cols: d_in };
         let w = Matrix { values: elements(w, w_layout)?, rows: d_out, cols: d_in };
-        let (y, kept) = self.computation().forward(x, w)?;
+        let (ys, kept) = Computation { kernels: self.kernels, maps: &[&self.how] }.forward(x, &[w])?;
         self.kept.get_or_init(|| kept);
-        Ok((CpuStorage::F32(y), Shape::from((n, d_out))))
+        Ok((CpuStorage::F32(ys.concat()), Shape::from((n, d_out))))
     }
 
     fn bwd(
@@ -195,122 +218,135 @@ impl CustomOp2 for Op {
             let x = Matrix { values: x, rows: n, cols: d_in };
             let w = Matrix { values: w, rows: d_out, cols: d_in };
             let dy = Matrix { values: dy, rows: n, cols: d_out };
-            self.computation().backward(kept, x, w, dy, wanted)
+            let computation = Computation { kernels: self.kernels, maps: &[&self.how] };
+            computation.backward(&[&kept[0]], x, &[w], &[dy], wanted)
         })?;
-        let dx = dx.map(|dx| Tensor::from_vec(dx, (n, d_in), x.device())).transpose()?;
-        let dw = dw.map(|dw| Tensor::from_vec(dw, (d_out, d_in), w.device())).transpose()?;
+        let dx = dx.into_iter().next().map(|dx| Tensor::from_vec(dx, (n, d_in), x.device())).transpose()?;
+        let dw =
+            dw.into_iter().next().map(|dw| Tensor::from_vec(dw, (d_out, d_in), w.device())).transpose()?;
         Ok((dx, dw))
     }
 }
 
-impl Op {
-    fn computation(&self) -> Computation<'_> {
-        Computation { kernels: self.kernels, how: &self.how }
-    }
-}
-
-/// The products on plain matrices.
+/// The products of maps that share their x, on plain matrices.
 pub(crate) struct Computation<'a> {
     pub(crate) kernels: Kernels,
-    pub(crate) how: &'a QuantizedLinear,
+    pub(crate) maps: &'a [&'a QuantizedLinear],
 }
 
 impl Computation<'_> {
-    /// y = x wᵀ, and what [`Computation::backward`] needs of it.
-    pub(crate) fn forward(&self, x: Matrix<'_>, w: Matrix<'_>) -> Result<(Vec<f32>, Kept)> {
+    /// y = x wᵀ for each w, and what [`Computation::backward`] needs of it.
+    pub(crate) fn forward(&self, x: Matrix<'_>, ws: &[Matrix<'_>]) -> Result<(Vec<Vec<f32>>, Vec<Kept>)> {
         let find = || span(Part::Quantise, Work::floats(x.values.len()), || smoothing(x.values, x.cols));
-        let smoothing = self.how.smooth.then(find);
-        let smooth = smoothing
-            .as_ref()
-            .map(|factors| [scaled(x.values, factors), scaled(w.values, &inverse(factors))]);
-        let [x, w] = match &smooth {
-            Some([x_values, w_values]) => {
-                [Matrix { values: x_values, ..x }, Matrix { values: w_values, ..w }]
-            }
-            None => [x, w],
+        let smoothing: Vec<_> = self.maps.iter().map(|how| how.smooth.then(find)).collect();
+        let smooth = |(factors, w): (&Option<Vec<f32>>, &Matrix<'_>)| {
+            factors.as_ref().map(|factors| [scaled(x.values, factors), scaled(w.values, &inverse(factors))])
         };
-        let kept = Kept {
-            input: self.quantise_and_tell(Role::Input, x)?,
-            weight: self.quantise_and_tell(Role::Weight, w)?,
-            smoothing,
-        };
-        let y = self.multiply(
-            Part::MatmulForward,
-            Factor::new(&kept.input, x.rows, x.cols, Contraction::Columns),
-            Factor::new(&kept.weight, w.rows, w.cols, Contraction::Columns),
-            self.how.output,
-        )?;
-        Ok((y, kept))
+        let smooth: Vec<_> = smoothing.iter().zip(ws).map(smooth).collect();
+        let (xs, ws): (Vec<_>, Vec<_>) = smooth
+            .iter()
+            .zip(ws)
+            .map(|(smooth, w)| match smooth {
+                Some([of_x, of_w]) => (Matrix { values: of_x, ..x }, Matrix { values: of_w, ..*w }),
+                None => (x, *w),
+            })
+            .unzip();
+        let inputs = self.quantise_and_tell(Role::Input, &xs)?;
+        let weights = self.quantise_and_tell(Role::Weight, &ws)?;
+        let along = Contraction::Columns;
+        let pairs: Vec<_> = (0..ws.len())
+            .map(|map| (factor(&inputs[map], xs[map], along), factor(&weights[map], ws[map], along)))
+            .collect();
+        let ys = self.multiply(Part::MatmulForward, &pairs, |map| self.maps[map].output)?;
+        let kept = inputs.into_iter().zip(weights).zip(smoothing);
+        Ok((ys, kept.map(|((input, weight), smoothing)| Kept { input, weight, smoothing }).collect()))
     }
 
-    /// dx and dw, as far as they are `wanted`.
+    /// dx of each map and every dw, as far as they are `wanted`; otherwise nothing.
     pub(crate) fn backward(
         &self,
-        kept: &Kept,
+        kept: &[&Kept],
         x: Matrix<'_>,
-        w: Matrix<'_>,
-        dy: Matrix<'_>,
+        ws: &[Matrix<'_>],
+        dys: &[Matrix<'_>],
         wanted: [bool; 2],
-    ) -> Result<[Option<Vec<f32>>; 2]> {
-        let ((n, d_in), d_out) = ((x.rows, x.cols), w.rows);
-        let along_outputs = self.quantise_and_tell(Role::Grad, dy)?;
-        let dx = if wanted[0] {
-            let factors = kept.smoothing.as_deref().map(inverse);
-            let weight = self.for_backward(Role::Weight, &kept.weight, w, factors.as_deref())?;
-            let mut dx = self.multiply(
-                Part::MatmulInput,
-                Factor::new(&along_outputs, n, d_out, Contraction::Columns),
-                Factor::new(&weight, d_out, d_in, Contraction::Rows),
-                if kept.smoothing.is_some() { NumericFormat::Fp32 } else { self.how.output },
-            )?;
-            if let Some(factors) = &kept.smoothing {
-                scale_columns(&mut dx, factors);
-                span(Part::Quantise, Work::floats(2 * dx.len()), || round_in_place(&mut dx, self.how.output));
-            }
-            Some(dx)
-        } else {
-            None
-        };
-        let dw = if wanted[1] {
-            let input = self.for_backward(Role::Input, &kept.input, x, kept.smoothing.as_deref())?;
-            let grad = self.for_backward(Role::Grad, &along_outputs, dy, None)?;
-            let mut dw = self.multiply(
-                Part::MatmulWeight,
-                Factor::new(&grad, n, d_out, Contraction::Rows),
-                Factor::new(&input, n, d_in, Contraction::Rows),
-                NumericFormat::Fp32,
-            )?;
-            if let Some(factors) = &kept.smoothing {
-                scale_columns(&mut dw, &inverse(factors));
-            }
-            Some(dw)
-        } else {
-            None
-        };
-        Ok([dx, dw])
-    }
-
-    fn spec(&self, role: Role) -> &QuantSpec {
-        self.how.spec(role)
-    }
-
-    fn quantise_and_tell(&self, role: Role, matrix: Matrix<'_>) -> Result<Operand> {
-        let operand = self.quantise(role, matrix, Contraction::Columns)?;
-        self.how.observer.quantised(role, matrix, self.spec(role), &operand);
-        Ok(operand)
-    }
-
-    fn quantise(&self, role: Role, matrix: Matrix<'_>, contraction: Contraction) -> Result<Operand> {
-        let Matrix { values, rows, cols } = matrix;
-        let mut spec = *self.spec(role);
-        let mut scale = None;
-        if let Scaling::Delayed { .. } = spec.scaling {
-            scale = self.how.observer.delayed_scale(role, &spec);
-            if scale.is_none() {
-                spec.scaling = Scaling::Tensor; // nothing has been seen yet
+    ) -> Result<[Vec<Vec<f32>>; 2]> {
+        let along_outputs = self.quantise_and_tell(Role::Grad, dys)?;
+        let [mut dxs, mut dws] = [vec![], vec![]];
+        if wanted[0] {
+            let forward: Vec<_> = kept.iter().map(|kept| &kept.weight).collect();
+            let factors: Vec<_> = kept.iter().map(|kept| kept.smoothing.as_deref().map(inverse)).collect();
+            let weights = self.for_backward(Role::Weight, &forward, ws, &factors)?;
+            let pairs: Vec<_> = (0..ws.len())
+                .map(|map| {
+                    let dy = factor(&along_outputs[map], dys[map], Contraction::Columns);
+                    (dy, factor(&weights[map], ws[map], Contraction::Rows))
+                })
+                .collect();
+            let output = |map: usize| match kept[map].smoothing {
+                Some(_) => NumericFormat::Fp32,
+                None => self.maps[map].output,
+            };
+            dxs = self.multiply(Part::MatmulInput, &pairs, output)?;
+            for ((dx, kept), how) in dxs.iter_mut().zip(kept).zip(self.maps) {
+                if let Some(factors) = &kept.smoothing {
+                    scale_columns(dx, factors);
+                    span(Part::Quantise, Work::floats(2 * dx.len()), || round_in_place(dx, how.output));
+                }
             }
         }
-        let key = self.how.observer.key(role) ^ contraction_key(contraction);
+        if wanted[1] {
+            let forward: Vec<_> = kept.iter().map(|kept| &kept.input).collect();
+            let factors: Vec<_> = kept.iter().map(|kept| kept.smoothing.clone()).collect();
+            let inputs = self.for_backward(Role::Input, &forward, &vec![x; ws.len()], &factors)?;
+            let forward: Vec<_> = along_outputs.iter().collect();
+            let grads = self.for_backward(Role::Grad, &forward, dys, &vec![None; ws.len()])?;
+            let pairs: Vec<_> = (0..ws.len())
+                .map(|map| {
+                    let dy = factor(&grads[map], dys[map], Contraction::Rows);
+                    (dy, factor(&inputs[map], x, Contraction::Rows))
+                })
+                .collect();
+            dws = self.multiply(Part::MatmulWeight, &pairs, |_| NumericFormat::Fp32)?;
+            for (dw, kept) in dws.iter_mut().zip(kept) {
+                if let Some(factors) = &kept.smoothing {
+                    scale_columns(dw, &inverse(factors));
+                }
+            }
+        }
+        Ok([dxs, dws])
+    }
+
+    fn quantise_and_tell(&self, role: Role, matrices: &[Matrix<'_>]) -> Result<Vec<Arc<Operand>>> {
+        let mut operands: Vec<(QuantSpec, Option<f32>, Arc<Operand>)> = vec![];
+        for (how, matrix) in self.maps.iter().zip(matrices) {
+            let (spec, scale) = how.with_scale(role);
+            let alike =
+                |(other, (of_other, scale_of_other, _)): &(&Matrix<'_>, &(QuantSpec, Option<f32>, _))| {
+                    std::ptr::eq(other.values, matrix.values)
+                        && *of_other == spec
+                        && *scale_of_other == scale
+                        && spec.rounding != RoundingMode::Stochastic
+                };
+            let operand = match matrices.iter().zip(&operands).find(alike) {
+                Some((_, (_, _, operand))) => operand.clone(),
+                None => Arc::new(self.quantise(how, role, *matrix, Contraction::Columns)?),
+            };
+            how.observer.quantised(role, *matrix, how.spec(role), &operand);
+            operands.push((spec, scale, operand));
+        }
+        Ok(operands.into_iter().map(|(_, _, operand)| operand).collect())
+    }
+
+    fn quantise(
+        &self,
+        how: &QuantizedLinear,
+        role: Role,
+        Matrix { values, rows, cols }: Matrix<'_>,
+        contraction: Contraction,
+    ) -> Result<Operand> {
+        let (spec, scale) = how.with_scale(role);
+        let key = how.observer.key(role) ^ contraction_key(contraction);
         let operand = span(Part::Quantise, Work::floats(2 * values.len()), || match self.kernels {
             Kernels::Reference => numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
                 .map(|encoded| encoded.operand),
@@ -319,60 +355,97 @@ impl Computation<'_> {
         operand.map_err(candle_core::Error::wrap)
     }
 
-    /// Whether [`Computation::backward`] reads x, and not only what was kept of it.
-    pub(crate) fn reads_input(&self, kept: &Kept) -> bool {
-        !self.serves_backward(Role::Input, &kept.input) && self.how.grad.scaling != Scaling::None
-    }
-
-    /// Whether an operand quantised for the forward product is good for one that sums over its rows.
-    fn serves_backward(&self, role: Role, forward: &Operand) -> bool {
-        matches!(forward.outer, OuterScale::Uniform(_)) && !self.spec(role).scaling.follows_sum()
-    }
-
-    /// The operand of a backward product that sums over the rows of `matrix`, made again where it has to be. `factors`
-    /// multiply its columns first.
-    fn for_backward<'a>(
+    /// The operands of backward products that sum over the rows of `matrices`, made again where they have to be. `factors`
+    /// multiply their columns first.
+    fn for_backward(
         &self,
         role: Role,
-        forward: &'a Operand,
+        forward: &[&Arc<Operand>],
+        matrices: &[Matrix<'_>],
+        factors: &[Option<Vec<f32>>],
+    ) -> Result<Vec<Arc<Operand>>> {
+        let mut operands: Vec<Arc<Operand>> = vec![];
+        for (map, how) in self.maps.iter().enumerate() {
+            // What was one operand in the forward pass is one here.
+            let alike = |other: &usize| {
+                let (specs, of_other) = ([how.spec(role), &how.grad], self.maps[*other]);
+                Arc::ptr_eq(forward[*other], forward[map])
+                    && [of_other.spec(role), &of_other.grad] == specs
+                    && specs.iter().all(|spec| spec.rounding != RoundingMode::Stochastic)
+            };
+            let operand = match (0..map).find(alike) {
+                Some(other) => operands[other].clone(),
+                None => {
+                    self.one_for_backward(how, role, forward[map], matrices[map], factors[map].as_deref())?
+                }
+            };
+            operands.push(operand);
+        }
+        Ok(operands)
+    }
+
+    fn one_for_backward(
+        &self,
+        how: &QuantizedLinear,
+        role: Role,
+        forward: &Arc<Operand>,
         matrix: Matrix<'_>,
         factors: Option<&[f32]>,
-    ) -> Result<Cow<'a, Operand>> {
-        if self.serves_backward(role, forward) {
-            return Ok(Cow::Borrowed(forward));
+    ) -> Result<Arc<Operand>> {
+        if how.serves_backward(role, forward) {
+            return Ok(forward.clone());
         }
-        if self.how.grad.scaling == Scaling::None {
+        if how.grad.scaling == Scaling::None {
             let values = span(Part::Quantise, Work::floats(2 * matrix.values.len()), || {
                 let mut values = forward.dequantize(matrix.rows, matrix.cols, Contraction::Columns);
                 let rounding = Rounding::NEAREST_EVEN;
-                numerics::round_slice(&mut values, self.how.grad.format, rounding, Overflow::Propagate);
+                numerics::round_slice(&mut values, how.grad.format, rounding, Overflow::Propagate);
                 values
             });
-            let Operand { amax, non_finite, .. } = *forward;
-            return Ok(Cow::Owned(Operand { values, outer: OuterScale::Uniform(1.0), amax, non_finite }));
+            let Operand { amax, non_finite, .. } = **forward;
+            return Ok(Arc::new(Operand { values, outer: OuterScale::Uniform(1.0), amax, non_finite }));
         }
-        let operand = match factors {
-            Some(factors) => {
-                let values = &*scaled(matrix.values, factors);
-                self.quantise(role, Matrix { values, ..matrix }, Contraction::Rows)
-            }
-            None => self.quantise(role, matrix, Contraction::Rows),
-        };
-        operand.map(Cow::Owned)
+        let scaled = factors.map(|factors| scaled(matrix.values, factors));
+        let values = scaled.as_deref().unwrap_or(matrix.values);
+        self.quantise(how, role, Matrix { values, ..matrix }, Contraction::Rows).map(Arc::new)
     }
 
-    /// The product, rounded to `output`.
-    fn multiply(&self, part: Part, a: Factor<'_>, b: Factor<'_>, output: NumericFormat) -> Result<Vec<f32>> {
-        matmul_span(part, Factor::product_shape(a, b), || match self.kernels {
+    /// The product of each pair, rounded to the format that `output` gives for its number.
+    fn multiply(
+        &self,
+        part: Part,
+        pairs: &[Pair<'_>],
+        output: impl Fn(usize) -> NumericFormat + Sync,
+    ) -> Result<Vec<Vec<f32>>> {
+        matmul_span(part, shape_of_all(part, pairs), || match self.kernels {
             Kernels::Reference => {
-                let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
-                let mut product = product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-                round_in_place(&mut product, output);
-                Ok(product)
+                let one = |(number, (a, b)): (usize, &Pair<'_>)| {
+                    let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
+                    let mut product = product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+                    round_in_place(&mut product, output(number));
+                    Ok(product)
+                };
+                pairs.iter().enumerate().map(one).collect()
             }
-            Kernels::Portable => scaled_matmul(a, b, |rows| round_in_place(rows, output)),
+            Kernels::Portable => scaled_products(pairs, |number, rows| round_in_place(rows, output(number))),
         })
     }
+}
+
+/// An operand of a product that sums along a matrix, which it was quantised from.
+fn factor<'a>(operand: &'a Operand, of: Matrix<'_>, along: Contraction) -> Factor<'a> {
+    Factor::new(operand, of.rows, of.cols, along)
+}
+
+/// That of one product with as many multiplications as all of these.
+fn shape_of_all(part: Part, pairs: &[Pair<'_>]) -> [usize; 3] {
+    let mut shapes = pairs.iter().map(|(a, b)| Factor::product_shape(*a, *b));
+    let first = shapes.next().unwrap_or_default();
+    shapes.fold(first, |[m, k, n], [more_m, more_k, more_n]| match part {
+        Part::MatmulInput => [m, k + more_k, n],
+        Part::MatmulWeight => [m + more_m, k, n],
+        _ => [m, k, n + more_n],
+    })
 }
 
 /// The two roundings of one operand along different sums draw different bits.

@@ -75,11 +75,13 @@ mod tiles {
         let (x, a, b) = (values(1, [N, D]), values(2, [D, WIDTHS[0]]), values(3, [WIDTHS[1], D]));
         let x = mat(&x, [N, D]);
         let doubled = [&a, &b].map(|values| values.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
-        let whole = |b| bf16_matmul::matmul(unit(), x, b).expect("bf16 holds them");
-        let expected = [whole(mat(&doubled[0], [D, WIDTHS[0]])), whole(mat(&doubled[1], [WIDTHS[1], D]).t())];
+        let all =
+            [(1.0, x, mat(&doubled[0], [D, WIDTHS[0]])), (1.0, x, mat(&doubled[1], [WIDTHS[1], D]).t())];
+        let expected =
+            bf16_matmul::products_on(unit(), &all, bf16_matmul::UNFINISHED).expect("bf16 holds them");
         same_bits_in_every_pool(|| {
             let found = by_rows(x, [&a, &b], Update::OVERWRITE);
-            assert!(found == expected);
+            assert!(found[..] == expected);
             found.into_iter().map(|x| Tensor::new(x, &Device::Cpu)).collect()
         })
     }
