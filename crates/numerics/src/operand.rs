@@ -2,6 +2,10 @@
 
 use rayon::prelude::*;
 
+use crate::format::NumericFormat;
+use crate::multiversion;
+use crate::quantize::round_rows;
+use crate::rounding::Overflow;
 use crate::scaling::{Contraction, QuantSpec, Scaling};
 
 /// A quantised operand of a matrix product.
@@ -102,19 +106,70 @@ impl Operand {
     /// What the operand stands for: values times scales, each product rounded once to `f32`. Shape and
     /// contraction are those that it was quantised with.
     pub fn dequantize(&self, rows: usize, cols: usize, contraction: Contraction) -> Vec<f32> {
+        self.decoded((rows, cols), contraction, |_| {})
+    }
+
+    /// [`dequantize`](Self::dequantize), then to the nearest number of a format, beyond its largest one to infinity where there
+    /// is one.
+    pub fn dequantize_to(
+        &self,
+        format: NumericFormat,
+        rows: usize,
+        cols: usize,
+        contraction: Contraction,
+    ) -> Vec<f32> {
+        self.decoded((rows, cols), contraction, |values| round_rows(values, format, Overflow::Propagate))
+    }
+
+    fn decoded(
+        &self,
+        (rows, cols): (usize, usize),
+        contraction: Contraction,
+        then: impl Fn(&mut [f32]) + Sync,
+    ) -> Vec<f32> {
         debug_assert_eq!(self.values.len(), rows * cols);
-        let mut out = self.values.clone();
-        let rows_of = out.par_chunks_mut(cols.max(1)).enumerate();
-        match &self.outer {
-            OuterScale::Uniform(scale) => {
-                rows_of.for_each(|(_, row)| row.iter_mut().for_each(|x| *x *= scale))
+        let mut out = Vec::with_capacity(self.values.len());
+        let task_rows = (TASK / cols.max(1)).max(1);
+        let task = (task_rows * cols).max(1);
+        let parts = out.spare_capacity_mut()[..self.values.len()].par_chunks_mut(task);
+        parts.zip(self.values.par_chunks(task)).enumerate().for_each(|(index, (out, values))| {
+            let out = out.write_copy_of_slice(values);
+            for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+                self.scale_row(index * task_rows + row, rows, contraction, out);
             }
-            outer @ (OuterScale::PerLine(_) | OuterScale::PerBlock { .. }) => rows_of.for_each(|(r, row)| {
-                for (c, x) in row.iter_mut().enumerate() {
-                    *x *= outer.of_element((r, c), (rows, cols), contraction);
-                }
-            }),
-        }
+            then(out);
+        });
+        // SAFETY: the tasks wrote all of it.
+        unsafe { out.set_len(self.values.len()) };
         out
+    }
+
+    /// Multiplies a row of so many by its scales.
+    fn scale_row(&self, row: usize, rows: usize, contraction: Contraction, values: &mut [f32]) {
+        let cols = values.len();
+        match (&self.outer, contraction) {
+            (OuterScale::Uniform(scale), _) => scale_run(values, *scale),
+            (OuterScale::PerLine(scales), Contraction::Columns) => scale_run(values, scales[row]),
+            (OuterScale::PerBlock { size, scales }, Contraction::Columns) => {
+                let of_row = &scales[row * (cols / size)..];
+                values.chunks_mut(*size).zip(of_row).for_each(|(run, scale)| scale_run(run, *scale));
+            }
+            (outer @ (OuterScale::PerLine(_) | OuterScale::PerBlock { .. }), Contraction::Rows) => {
+                for (col, x) in values.iter_mut().enumerate() {
+                    *x *= outer.of_element((row, col), (rows, cols), contraction);
+                }
+            }
+        }
+    }
+}
+
+/// Values of a task.
+const TASK: usize = 1 << 14;
+
+multiversion! {
+    fn scale_run(values: &mut [f32], scale: f32) {
+        for x in values {
+            *x *= scale;
+        }
     }
 }

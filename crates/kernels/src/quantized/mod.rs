@@ -19,9 +19,7 @@ use crate::profile::{Part, Work, matmul_span, span};
 use crate::round::round_in_place;
 use crate::scaled_matmul::{Factor, Pair, scaled_products};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
-use numerics::{
-    Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, RoundingMode, Scaling,
-};
+use numerics::{Contraction, NumericFormat, Operand, OuterScale, QuantSpec, RoundingMode, Scaling};
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
@@ -396,11 +394,9 @@ impl Computation<'_> {
             return Ok(forward.clone());
         }
         if how.grad.scaling == Scaling::None {
-            let values = span(Part::Quantise, Work::floats(2 * matrix.values.len()), || {
-                let mut values = forward.dequantize(matrix.rows, matrix.cols, Contraction::Columns);
-                let rounding = Rounding::NEAREST_EVEN;
-                numerics::round_slice(&mut values, how.grad.format, rounding, Overflow::Propagate);
-                values
+            let (format, rows, cols) = (how.grad.format, matrix.rows, matrix.cols);
+            let values = span(Part::Quantise, Work::floats(2 * rows * cols), || {
+                forward.dequantize_to(format, rows, cols, Contraction::Columns)
             });
             let Operand { amax, non_finite, .. } = **forward;
             return Ok(Arc::new(Operand { values, outer: OuterScale::Uniform(1.0), amax, non_finite }));

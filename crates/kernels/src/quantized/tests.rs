@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::*;
 use candle_core::Var;
-use numerics::{RoundingMode, ScaleKind};
+use numerics::{Overflow, Rounding, RoundingMode, ScaleKind};
 use std::sync::Mutex;
 
 /// An observer that remembers what it was told, and gives fixed keys and scales.
