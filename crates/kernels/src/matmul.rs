@@ -6,6 +6,7 @@ pub(crate) use views::{Mat, MatMut};
 
 use crate::f32_matmul;
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// Threads share the elements of a product, never the sum that makes one, so their number changes no bit.
 const ALL_THREADS: Parallelism = Parallelism::Rayon(0);
@@ -62,7 +63,12 @@ pub(crate) struct Sum<'a> {
     pub(crate) update: Update<'a>,
     /// Pairs of a and b, at least one.
     pub(crate) products: Vec<(Mat<'a>, Mat<'a>)>,
+    /// What is done to whole rows of c in the end; none is left once that has been done.
+    pub(crate) finish: Option<Finish<'a>>,
 }
+
+/// Changes whole rows of a product, given the number of the first one.
+pub(crate) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// dst ← a b, on the calling thread.
 pub(crate) fn matmul_into(mut dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
@@ -72,7 +78,7 @@ pub(crate) fn matmul_into(mut dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
 /// c ← before + `factor` a b, on the calling thread.
 pub(crate) fn update(c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Mat<'_>) {
     let c = c.window([0, 0], c.shape());
-    compute(&mut [Sum { c, update, products: vec![(a, b)] }], Parallelism::None);
+    compute(&mut [Sum { c, update, products: vec![(a, b)], finish: None }], Parallelism::None);
 }
 
 /// a b, row-major, on all threads of the current rayon pool.
@@ -83,7 +89,7 @@ pub(crate) fn matmul(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
 /// dst + a b, row-major, on all threads of the current rayon pool.
 pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let c = MatMut::row_major(&mut dst, a.rows, b.cols);
-    compute(&mut [Sum { c, update: Update::ACCUMULATE, products: vec![(a, b)] }], ALL_THREADS);
+    compute(&mut [Sum { c, update: Update::ACCUMULATE, products: vec![(a, b)], finish: None }], ALL_THREADS);
     dst
 }
 
@@ -91,34 +97,39 @@ pub(crate) fn add_matmul(mut dst: Vec<f32>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> 
 pub(crate) fn sum_of_products(before: Option<&[f32]>, products: Vec<(Mat<'_>, Mat<'_>)>) -> Vec<f32> {
     let [rows, cols] = products.first().map_or([0, 0], |(a, b)| [a.rows, b.cols]);
     let before = before.map_or(Before::Nothing, |before| Before::Other(Mat::row_major(before, rows, cols)));
-    write(vec![(Update { before, ..Update::OVERWRITE }, products)]).pop().unwrap_or_default()
+    write(vec![(Update { before, ..Update::OVERWRITE }, products, None)]).pop().unwrap_or_default()
 }
 
 /// a b for each pair, row-major, on all threads of the current rayon pool: quicker than one after another if the pairs share
 /// a or b.
 pub(crate) fn products<'a>(pairs: impl IntoIterator<Item = (Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
-    scaled_products(pairs.into_iter().map(|(a, b)| (1.0, a, b)))
+    scaled_products(pairs.into_iter().map(|(a, b)| (1.0, a, b, None)))
 }
 
-/// `factor` a b for each, as [`products`].
-pub(crate) fn scaled_products<'a>(all: impl IntoIterator<Item = (f32, Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
-    let one = |(factor, a, b)| (Update { factor, ..Update::OVERWRITE }, vec![(a, b)]);
+/// `factor` a b for each, finished, as [`products`].
+pub(crate) fn scaled_products<'a>(
+    all: impl IntoIterator<Item = (f32, Mat<'a>, Mat<'a>, Option<Finish<'a>>)>,
+) -> Vec<Vec<f32>> {
+    let one = |(factor, a, b, finish)| (Update { factor, ..Update::OVERWRITE }, vec![(a, b)], finish);
     write(all.into_iter().map(one).collect())
 }
 
+/// A sum without the place where it goes.
+type ToWrite<'a> = (Update<'a>, Vec<(Mat<'a>, Mat<'a>)>, Option<Finish<'a>>);
+
 /// Sums of products, in new memory. No update reads what is there.
-fn write<'a>(all: Vec<(Update<'a>, Vec<(Mat<'a>, Mat<'a>)>)>) -> Vec<Vec<f32>> {
-    debug_assert!(!all.iter().any(|(update, _)| matches!(update.before, Before::There)));
+fn write(all: Vec<ToWrite<'_>>) -> Vec<Vec<f32>> {
+    debug_assert!(!all.iter().any(|(update, ..)| matches!(update.before, Before::There)));
     let shape = |products: &[(Mat<'_>, Mat<'_>)]| products.first().map_or([0, 0], |(a, b)| [a.rows, b.cols]);
     let mut results: Vec<Vec<f32>> =
-        all.iter().map(|(_, products)| Vec::with_capacity(shape(products).iter().product())).collect();
-    let sum = |((update, products), c): ((_, Vec<_>), &mut Vec<f32>)| {
+        all.iter().map(|(_, products, _)| Vec::with_capacity(shape(products).iter().product())).collect();
+    let mut sums = Vec::with_capacity(all.len());
+    for ((update, products, finish), c) in all.into_iter().zip(&mut results) {
         let [rows, cols] = shape(&products);
         // SAFETY: the capacity is the matrix, nobody else has it, and it is not read.
         let c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [rows, cols], cols) };
-        Sum { c, update, products }
-    };
-    let mut sums: Vec<_> = all.into_iter().zip(&mut results).map(sum).collect();
+        sums.push(Sum { c, update, products, finish });
+    }
     compute(&mut sums, ALL_THREADS);
     let lengths: Vec<usize> = sums.iter().map(|sum| sum.c.shape().iter().product()).collect();
     for (result, len) in results.iter_mut().zip(lengths) {
@@ -157,17 +168,26 @@ fn compute(sums: &mut [Sum<'_>], parallelism: Parallelism) {
             assert_eq!((a.cols, c.rows, c.cols), (b.rows, a.rows, b.cols));
         }
     }
-    if f32_matmul::products(sums, parallelism) {
-        return;
+    if !f32_matmul::products(sums, parallelism) {
+        for Sum { c, update, products, .. } in &mut *sums {
+            let mut update = *update;
+            for (a, b) in products {
+                gemm(c, update, *a, *b, parallelism);
+                update = update.more();
+            }
+        }
     }
-    for Sum { c, update, products } in sums {
-        let mut update = *update;
-        for (a, b) in products {
-            gemm(c, update, *a, *b, parallelism);
-            update = update.more();
+    for Sum { c, finish, .. } in sums {
+        if let Some(finish) = finish.take() {
+            let (rows, cols) = ((FINISHED_AT_ONCE / c.cols.max(1)).max(1), c.cols);
+            let parts = c.cut([rows, cols]);
+            parts.into_par_iter().for_each(|([first, _], mut c)| finish(first, c.elements()));
         }
     }
 }
+
+/// Floats of a result that a task finishes.
+const FINISHED_AT_ONCE: usize = 1 << 14;
 
 /// A product by the `gemm` crate.
 fn gemm(c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Mat<'_>, parallelism: Parallelism) {

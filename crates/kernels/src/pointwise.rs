@@ -84,7 +84,7 @@ impl CustomOp1 for Ungated {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(x, layout)?;
-        Ok((CpuStorage::F32(value(&*self.0, x)), layout.shape().clone()))
+        Ok((CpuStorage::F32(value(&*self.0, x, |_| {})), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -119,7 +119,7 @@ impl CustomOp2 for Gated {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
-        let y = product([gate, up], [&*self.gate_fn, &*self.up_fn]);
+        let y = product([gate, up], [&*self.gate_fn, &*self.up_fn], |_| {});
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
@@ -147,17 +147,27 @@ impl CustomOp2 for Gated {
     }
 }
 
-/// f(x).
-pub(crate) fn value(f: &dyn Pointwise, x: &[f32]) -> Vec<f32> {
-    fill_one(x.len(), BLOCK, |task, y| f.value(block(x, task), y))
+/// f(x), rounded by `round`.
+pub(crate) fn value(f: &dyn Pointwise, x: &[f32], round: impl Fn(&mut [f32]) + Sync) -> Vec<f32> {
+    fill_one(x.len(), BLOCK, |task, y| {
+        f.value(block(x, task), y);
+        round(y);
+    })
 }
 
-/// f(x) and dy f'(x), which takes the place of dy.
-pub(crate) fn value_and_gradient(f: &dyn Pointwise, x: &[f32], mut dy: Vec<f32>) -> [Vec<f32>; 2] {
+/// f(x) and dy f'(x), which takes the place of dy. f(x) and dy are rounded by `round`.
+pub(crate) fn value_and_gradient(
+    f: &dyn Pointwise,
+    x: &[f32],
+    mut dy: Vec<f32>,
+    round: impl Fn(&mut [f32]) + Sync,
+) -> [Vec<f32>; 2] {
     let [y] = fill_beside(&mut dy, BLOCK, |task, dy, [y]| {
         let mut slope = [0.0; BLOCK];
         let slope = &mut slope[..dy.len()];
         f.value_and_derivative(block(x, task), y, slope);
+        round(y);
+        round(dy);
         multiply(dy, slope);
     });
     [y, dy]
@@ -172,9 +182,16 @@ pub(crate) fn value_and_gradient_into(f: &dyn Pointwise, [x, dy]: [&[f32]; 2], [
     }
 }
 
-/// gate_fn(gate) * up_fn(up).
-pub(crate) fn product([gate, up]: [&[f32]; 2], functions: [&dyn Pointwise; 2]) -> Vec<f32> {
-    fill_one(gate.len(), BLOCK, |task, y| product_into([gate, up].map(|x| block(x, task)), functions, y))
+/// gate_fn(gate) * up_fn(up), rounded by `round`.
+pub(crate) fn product(
+    [gate, up]: [&[f32]; 2],
+    functions: [&dyn Pointwise; 2],
+    round: impl Fn(&mut [f32]) + Sync,
+) -> Vec<f32> {
+    fill_one(gate.len(), BLOCK, |task, y| {
+        product_into([gate, up].map(|x| block(x, task)), functions, y);
+        round(y);
+    })
 }
 
 /// y ← gate_fn(gate) * up_fn(up), on the calling thread.
@@ -192,18 +209,22 @@ pub(crate) fn product_into([gate, up]: [&[f32]; 2], [gate_fn, up_fn]: [&dyn Poin
     }
 }
 
-/// The product, and the gradients of gate and up, of which the latter takes the place of dy.
+/// The product, and the gradients of gate and up, of which the latter takes the place of dy. The product and dy are rounded by
+/// `round`.
 pub(crate) fn product_and_gradients(
     [gate, up]: [&[f32]; 2],
     functions: [&dyn Pointwise; 2],
     mut dy: Vec<f32>,
+    round: impl Fn(&mut [f32]) + Sync,
 ) -> [Vec<f32>; 3] {
     let [product, of_gate] = fill_beside(&mut dy, BLOCK, |task, of_up, [y, of_gate]| {
         let mut dy = [0.0; BLOCK];
         let dy = &mut dy[..y.len()];
         dy.copy_from_slice(of_up);
+        round(dy);
         let inputs = [block(gate, task), block(up, task), dy];
-        product_and_gradients_into(inputs, functions, [y, of_gate, of_up]);
+        product_and_gradients_into(inputs, functions, [&mut *y, of_gate, of_up]);
+        round(y);
     });
     [product, of_gate, dy]
 }

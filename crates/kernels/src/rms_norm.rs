@@ -55,7 +55,7 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (y, rstd) = forward(elements(x, x_layout)?, elements(w, w_layout)?, self.eps);
+        let (y, rstd) = forward(elements(x, x_layout)?, elements(w, w_layout)?, self.eps, |_| {});
         self.rstd.get_or_init(|| rstd);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
@@ -78,29 +78,38 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// y, and 1 / √(mean x² + eps) of every row.
-pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
+/// y, rounded by `round`, and 1 / √(mean x² + eps) of every row.
+pub(crate) fn forward(
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    round: impl Fn(&mut [f32]) + Sync,
+) -> (Vec<f32>, Vec<f32>) {
     let block = rows_per_task(w.len()) * w.len();
-    let ([y], rstd) =
-        fill(x.len(), block, |task, [y]| forward_rows(&x[task * block..][..y.len()], w, eps, y));
+    let ([y], rstd) = fill(x.len(), block, |task, [y]| {
+        let rstd = forward_rows(&x[task * block..][..y.len()], w, eps, y);
+        round(y);
+        rstd
+    });
     (y, rstd.concat())
 }
 
-/// [`forward`] on the calling thread.
+/// [`forward`] on the calling thread, without rounding.
 pub(crate) fn forward_rows(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> Vec<f32> {
     let rows = x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len()));
     rows.map(|(x, y)| normalise(x, w, eps, y)).collect()
 }
 
 /// The y of [`forward`] again, bit for bit, from what it returned besides.
-pub(crate) fn again(x: &[f32], w: &[f32], rstd: &[f32]) -> Vec<f32> {
+pub(crate) fn again(x: &[f32], w: &[f32], rstd: &[f32], round: impl Fn(&mut [f32]) + Sync) -> Vec<f32> {
     let rows = rows_per_task(w.len());
     fill_one(x.len(), rows * w.len(), |task, y| {
         again_rows(&x[task * rows * w.len()..], w, &rstd[task * rows..], y);
+        round(y);
     })
 }
 
-/// [`again`] on the calling thread.
+/// [`again`] on the calling thread, without rounding.
 pub(crate) fn again_rows(x: &[f32], w: &[f32], rstd: &[f32], y: &mut [f32]) {
     for ((x, y), &rstd) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())).zip(rstd) {
         scale_row(x, w, rstd, y);

@@ -56,7 +56,7 @@ impl Operands {
         if let Some(unit) = self.on_tiles() {
             let all: Vec<_> = pairs.into_iter().map(|(a, b)| (1.0, a, b)).collect();
             return bf16_matmul::products_on(unit, &all, bf16_matmul::UNFINISHED)
-                .unwrap_or_else(|| matmul::scaled_products(all));
+                .unwrap_or_else(|| matmul::products(all.into_iter().map(|(_, a, b)| (a, b))));
         }
         matmul::products(pairs)
     }

@@ -68,13 +68,10 @@ pub(crate) fn products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>>
 
 /// The same by products of f32.
 pub(crate) fn f32_products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>> {
-    let mut results = matmul::scaled_products(all.iter().copied());
-    let rows = BLOCKS_PER_TASK * BLOCK;
-    for (index, (c, (_, _, b))) in results.iter_mut().zip(all).enumerate() {
-        let parts = c.par_chunks_mut(rows * b.cols.max(1)).enumerate();
-        parts.for_each(|(part, c)| finish(index, part * rows, c));
-    }
-    results
+    let finish_one = |number| move |first: usize, rows: &mut [f32]| finish(number, first, rows);
+    let finishes: Vec<_> = (0..all.len()).map(finish_one).collect();
+    let finished = |(&(factor, a, b), finish)| (factor, a, b, Some(finish as matmul::Finish<'_>));
+    matmul::scaled_products(all.iter().zip(&finishes).map(finished))
 }
 
 /// The same by `unit`, if bf16 holds all operands.

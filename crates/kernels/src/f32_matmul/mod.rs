@@ -56,7 +56,8 @@ pub(crate) fn is_small([m, k, n]: [usize; 3]) -> bool {
 }
 
 /// Computes sums on the calling thread or on all of the current pool, if the kernels here do that well; says whether they
-/// did. Sums that share their left or their right operands gain by being computed together.
+/// did. Sums that share their left or their right operands gain by being computed together. Those whose rows were finished
+/// meanwhile have no [`Sum::finish`] any more.
 pub(crate) fn products(sums: &mut [Sum<'_>], parallelism: Parallelism) -> bool {
     let Some(kernel) = Kernel::fast() else { return false };
     let all = || sums.iter().flat_map(|sum| &sum.products);
@@ -126,7 +127,7 @@ impl Products {
                 let shape = [a.rows, cols];
                 let (c, update) = (sum.c.window([0, col], shape), update.window([0, col], shape));
                 let products = vec![(a, b.window([0, col], [b.rows, cols]))];
-                self.together(&mut [Sum { c, update, products }], threads);
+                self.together(&mut [Sum { c, update, products, finish: None }], threads);
             }
         }
     }
@@ -136,7 +137,7 @@ impl Products {
     fn long(self, sums: &mut [Sum<'_>], threads: usize) {
         let all: usize = sums.iter().map(|sum| sum.c.shape().iter().product::<usize>()).sum();
         let mut tasks = vec![];
-        for Sum { c, update, products } in sums {
+        for Sum { c, update, products, .. } in sums {
             let ([rows, cols], (a, b)) = (c.shape(), products[0]);
             let part_cols = even_part(cols, LONG_PART[1], self.kernel.cols);
             // At least two tasks for each thread.
@@ -181,18 +182,19 @@ impl Products {
         let packed = self.pack(&right, &|_, _| {}, &mut buffer);
         let mut packed = &packed[..];
         let mut tasks: Vec<_> = rows_in_turn(all_rows, threads).map(|rows| (rows, vec![])).collect();
-        for Sum { c, update, products } in sums {
+        for Sum { c, update, products, finish } in sums {
+            let finish = finish.take();
             let (of_sum, others) = packed.split_at(products.len());
             packed = others;
             let mut c = c.window([0, 0], c.shape());
             for (rows, task) in &mut tasks {
-                task.push((c.take_rows(rows.len()), *update, &*products, of_sum));
+                task.push((c.take_rows(rows.len()), *update, &*products, of_sum, finish));
             }
         }
         in_turn(tasks, |(rows, sums)| {
             PACKED_A.with_borrow_mut(|spare| {
                 let mut copy = LeftCopy::new(spare);
-                for (mut c, update, products, packed) in sums {
+                for (mut c, update, products, packed, finish) in sums {
                     let mut update = update.window([rows.start, 0], c.shape());
                     for ((a, _), Packed { terms, blocks }) in products.iter().zip(packed) {
                         for (block, strips) in blocks.iter().enumerate() {
@@ -200,6 +202,9 @@ impl Products {
                             self.kernel.multiply_copy(&mut c, update, a, *strips, &mut copy);
                             update = update.more();
                         }
+                    }
+                    if let Some(finish) = finish {
+                        finish(rows.start, c.elements());
                     }
                 }
             });

@@ -51,7 +51,7 @@ fn run_all(kernel: Kernel, sums: &[(Update<'_>, Vec<(Mat<'_>, Mat<'_>)>)], threa
     let mut targets = vec![];
     for ((update, products), c) in sums.iter().zip(&mut all) {
         let c = MatMut::strided(c, shape(products), stride(products));
-        targets.push(Sum { c, update: *update, products: products.clone() });
+        targets.push(Sum { c, update: *update, products: products.clone(), finish: None });
     }
     Products { kernel }.compute(&mut targets, threads);
     drop(targets);
@@ -208,7 +208,10 @@ fn what_is_smaller_than_a_tile_or_on_an_unknown_cpu_is_left_to_others() {
         let (mut c, b) = (vec![0.0; rows * cols], Mat::row_major(&ones[..2 * cols], 2, cols));
         let c = MatMut::row_major(&mut c, rows, cols);
         let pair = (Mat::row_major(&ones[..rows * 2], rows, 2), b);
-        products(&mut [Sum { c, update: Update::OVERWRITE, products: vec![pair] }], Parallelism::None)
+        products(
+            &mut [Sum { c, update: Update::OVERWRITE, products: vec![pair], finish: None }],
+            Parallelism::None,
+        )
     };
     assert_eq!(tell(12, 32), Kernel::fast().is_some());
     assert!(!tell(11, 32) && !tell(12, 15));

@@ -1,7 +1,7 @@
 //! Causal self-attention with its norm, rotary positions and residual connection.
 
 use super::attention_rows::AttentionRows;
-use super::projection::{Projection, State};
+use super::projection::{Backward, Projection, State, weight_gradients};
 use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::attention;
@@ -154,36 +154,38 @@ impl OnSlices for Shaped {
             return rows.back(kept, grad, &behind, of_qkv);
         }
         let grad = rounded(grad, formats.residual);
-        let (mut of_out, of_o, of_sub_norm);
+        let outward = Backward::new(&[o], &[&kept.o_state], &[w.o], &[&grad])?;
+        let (mut of_out, mut of_sub_norm, mut normed) = (outward.input_gradient()?, None, vec![]);
         if sub_norm.is_some() {
-            let normed = norm_again(&kept.out, w.sub_norm, &kept.sub_rstd, formats.compute);
-            (of_out, of_o) = o.backward(&kept.o_state, [&normed, w.o, &grad])?;
+            if outward.reads_input() {
+                normed = norm_again(&kept.out, w.sub_norm, &kept.sub_rstd, formats.compute);
+            }
             let parts = [&kept.out[..], w.sub_norm, &kept.sub_rstd];
             let of_norm;
             (of_out, of_norm) = norm_backward(parts, of_out, None, formats.compute);
             of_sub_norm = Some(of_norm);
-        } else {
-            (of_out, of_o) = o.backward(&kept.o_state, [&kept.out, w.o, &grad])?;
-            of_sub_norm = None;
         }
         round_in_place(&mut of_out, formats.compute);
         let [mut of_q, mut of_k, of_v] = self.back_through_heads(kept, &of_out);
         round_in_place(&mut of_q, formats.compute);
         round_in_place(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
+        let dys = [&of_q[..], &of_k, &of_v];
+        let inward = Backward::new(&qkv.each_ref(), &kept.qkv_states.each_ref(), &w.qkv, &dys)?;
+        let of_n = inward.input_gradient()?;
         let mut n = vec![];
-        if qkv.iter().zip(&kept.qkv_states).any(|(projection, state)| projection.reads_input(state)) {
+        if inward.reads_input() {
             n = norm_again(x, w.norm, &kept.rstd, formats.compute);
         }
-        let dys = [&of_q[..], &of_k, &of_v];
-        let (of_n, of_qkv) =
-            Projection::backward_each(&qkv.each_ref(), &kept.qkv_states.each_ref(), &n, &w.qkv, &dys)?;
+        let x_of_o = if sub_norm.is_some() { &normed } else { &kept.out };
+        let mut of_products = weight_gradients(&[(&inward, &n), (&outward, x_of_o)])?;
         let parts = [x, w.norm, &kept.rstd];
         let (of_x, of_norm) = norm_backward(parts, of_n, Some(&grad), formats.compute);
+        let of_o = of_products.pop();
         let mut of_weights = vec![of_norm];
-        of_weights.extend(of_qkv);
+        of_weights.extend(of_products);
         of_weights.extend(of_sub_norm);
-        of_weights.push(of_o);
+        of_weights.extend(of_o);
         Ok(Gradients { of_x, of_weights })
     }
 }

@@ -1,13 +1,13 @@
 //! A feed-forward block with its norm and its residual connection.
 
 use super::ffn_rows::FfnRows;
-use super::projection::{Projection, State, add_weight_gradient};
+use super::projection::{Backward, Projection, State, weight_gradients};
 use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::Pointwise;
-use crate::matmul::Mat;
 use crate::pointwise;
 use crate::profile::{Part, Work, span};
+use crate::round::round_rows;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -122,23 +122,40 @@ impl OnSlices for FfnBlock {
         if let (true, Some(block)) = (kept.by_rows, FfnRows::new(self, x, &w)) {
             return Ok(block.back(kept, grad));
         }
-        let formats = &self.formats;
+        let Self { sub_norm, down, formats, .. } = self;
         let grad = rounded(grad, formats.residual);
-        let of_hidden = self.back_to_hidden(&w, kept, &grad)?;
+        let outward = Backward::new(&[down], &[&kept.states[2]], &[w.down], &[&grad])?;
+        // The gradient first, so that the hidden state is made again in the pass that goes on from it.
+        let (mut dy, mut of_sub_norm, mut normed) = (outward.input_gradient()?, None, vec![]);
+        if sub_norm.is_some() {
+            let hidden = self.hidden(kept.gate.as_deref(), &kept.up);
+            if outward.reads_input() {
+                normed = norm_again(&hidden, w.sub_norm, &kept.sub_rstd, formats.compute);
+            }
+            let parts = [&hidden[..], w.sub_norm, &kept.sub_rstd];
+            let of_norm;
+            (dy, of_norm) = norm_backward(parts, dy, None, formats.compute);
+            of_sub_norm = Some(of_norm);
+        }
+        let (hidden, of_gate, of_up) = self.hidden_and_gradients(kept, dy);
+        let x_of_down = if sub_norm.is_some() { normed } else { hidden };
         let branches = self.branches();
         let states = &kept.states.each_ref()[2 - branches.len()..2];
+        let dys: Vec<_> = of_gate.iter().chain([&of_up]).map(|dy| &dy[..]).collect();
+        let inward = Backward::new(&branches, states, &w.branches(), &dys)?;
+        let of_n = inward.input_gradient()?;
         let mut n = vec![];
-        if branches.iter().zip(states).any(|(branch, state)| branch.reads_input(state)) {
+        if inward.reads_input() {
             n = norm_again(x, w.norm, &kept.rstd, formats.compute);
         }
-        let dys: Vec<_> = of_hidden.gate.iter().chain([&of_hidden.up]).map(|dy| &dy[..]).collect();
-        let (of_n, of_branches) = Projection::backward_each(&branches, states, &n, &w.branches(), &dys)?;
+        let mut of_products = weight_gradients(&[(&inward, &n), (&outward, &x_of_down)])?;
         let parts = [x, w.norm, &kept.rstd];
         let (of_x, of_norm) = norm_backward(parts, of_n, Some(&grad), formats.compute);
+        let of_down = of_products.pop();
         let mut of_weights = vec![of_norm];
-        of_weights.extend(of_branches);
-        of_weights.extend(of_hidden.sub_norm);
-        of_weights.push(of_hidden.down);
+        of_weights.extend(of_products);
+        of_weights.extend(of_sub_norm);
+        of_weights.extend(of_down);
         Ok(Gradients { of_x, of_weights })
     }
 }
@@ -174,75 +191,35 @@ impl FfnBlock {
         let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
         let inputs = if gate.is_some() { 2 } else { 1 };
         span(Part::Activation, Work::floats((inputs + 1) * up.len()), || {
-            let mut hidden = match (gate, gate_branch) {
+            let round = |values: &mut [f32]| round_rows(values, formats.compute);
+            match (gate, gate_branch) {
                 (Some(gate), Some(branch)) => {
-                    pointwise::product([gate, up], [&*branch.function, &*up_branch.function])
+                    pointwise::product([gate, up], [&*branch.function, &*up_branch.function], round)
                 }
-                _ => pointwise::value(&*up_branch.function, up),
-            };
-            round_in_place(&mut hidden, formats.compute);
-            hidden
+                _ => pointwise::value(&*up_branch.function, up, round),
+            }
         })
     }
 
     /// The hidden state again, rounded, and the gradients of gate and up.
-    fn hidden_and_gradients(&self, kept: &Kept, mut dy: Vec<f32>) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
+    fn hidden_and_gradients(&self, kept: &Kept, dy: Vec<f32>) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
         let FfnBlock { gate: gate_branch, up: up_branch, formats, .. } = self;
         let inputs = if kept.gate.is_some() { 2 } else { 1 };
         span(Part::Activation, Work::floats((2 * inputs + 2) * dy.len()), || {
-            round_in_place(&mut dy, formats.compute);
-            let (mut hidden, of_gate, of_up) = match (&kept.gate, gate_branch) {
+            let round = |values: &mut [f32]| round_rows(values, formats.compute);
+            match (&kept.gate, gate_branch) {
                 (Some(gate), Some(branch)) => {
                     let functions = [&*branch.function, &*up_branch.function];
                     let [hidden, of_gate, of_up] =
-                        pointwise::product_and_gradients([gate, &kept.up], functions, dy);
+                        pointwise::product_and_gradients([gate, &kept.up], functions, dy, round);
                     (hidden, Some(of_gate), of_up)
                 }
                 _ => {
-                    let [hidden, of_up] = pointwise::value_and_gradient(&*up_branch.function, &kept.up, dy);
+                    let [hidden, of_up] =
+                        pointwise::value_and_gradient(&*up_branch.function, &kept.up, dy, round);
                     (hidden, None, of_up)
                 }
-            };
-            round_in_place(&mut hidden, formats.compute);
-            (hidden, of_gate, of_up)
+            }
         })
     }
-
-    /// From the gradient of the block to those before the activations.
-    fn back_to_hidden(&self, w: &Weights<'_>, kept: &Kept, grad: &[f32]) -> Result<OfHidden> {
-        let FfnBlock { sub_norm, down, formats, .. } = self;
-        let state = &kept.states[2];
-        if sub_norm.is_none() && down.low.is_none() {
-            // The gradient first, so that the hidden state is made again in the pass that goes on from it.
-            let dy = down.input_gradient(w.down, grad)?;
-            let (hidden, gate, up) = self.hidden_and_gradients(kept, dy);
-            let (d, d_ff) = down.weight.dims2()?;
-            let down = add_weight_gradient(None, Mat::row_major(grad, hidden.len() / d_ff, d), &hidden);
-            return Ok(OfHidden { gate, up, sub_norm: None, down });
-        }
-        let mut hidden = vec![];
-        if sub_norm.is_some() || down.reads_input(state) {
-            hidden = self.hidden(kept.gate.as_deref(), &kept.up);
-        }
-        let (dy, down, sub_norm) = if sub_norm.is_some() {
-            let normed = norm_again(&hidden, w.sub_norm, &kept.sub_rstd, formats.compute);
-            let (dy, of_down) = down.backward(state, [&normed, w.down, grad])?;
-            let parts = [&hidden[..], w.sub_norm, &kept.sub_rstd];
-            let (dy, of_norm) = norm_backward(parts, dy, None, formats.compute);
-            (dy, of_down, Some(of_norm))
-        } else {
-            let (dy, of_down) = down.backward(state, [&hidden, w.down, grad])?;
-            (dy, of_down, None)
-        };
-        let (_, gate, up) = self.hidden_and_gradients(kept, dy);
-        Ok(OfHidden { gate, up, sub_norm, down })
-    }
-}
-
-/// Gradients before the activations, and of the weights behind them.
-struct OfHidden {
-    gate: Option<Vec<f32>>,
-    up: Vec<f32>,
-    sub_norm: Option<Vec<f32>>,
-    down: Vec<f32>,
 }

@@ -31,7 +31,7 @@ pub use residual_blocks::{ResidualBlock, residual_blocks};
 
 use crate::profile::{Part, Work, span};
 use crate::rms_norm;
-use crate::round::round_in_place;
+use crate::round::{round_in_place, round_rows};
 use crate::row_tasks::ROW_UNIT;
 use candle_core::Tensor;
 use numerics::NumericFormat;
@@ -53,20 +53,14 @@ pub struct Norm {
 impl Norm {
     fn forward(&self, x: &[f32], w: &[f32], format: NumericFormat) -> (Vec<f32>, Vec<f32>) {
         span(Part::Norm, Work::floats(2 * x.len()), || {
-            let (mut y, rstd) = rms_norm::forward(x, w, self.eps as f32);
-            round_in_place(&mut y, format);
-            (y, rstd)
+            rms_norm::forward(x, w, self.eps as f32, |y| round_rows(y, format))
         })
     }
 }
 
 /// The output of a norm again, from the `rstd` that its forward pass kept.
 fn norm_again(x: &[f32], w: &[f32], rstd: &[f32], format: NumericFormat) -> Vec<f32> {
-    span(Part::Norm, Work::floats(2 * x.len()), || {
-        let mut y = rms_norm::again(x, w, rstd);
-        round_in_place(&mut y, format);
-        y
-    })
+    span(Part::Norm, Work::floats(2 * x.len()), || rms_norm::again(x, w, rstd, |y| round_rows(y, format)))
 }
 
 /// dx (plus `residual`) and dw of a norm. dy is rounded as its y was.

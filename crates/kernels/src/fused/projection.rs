@@ -1,12 +1,13 @@
 //! The weight products inside a block.
 
 use crate::Kernels;
-use crate::matmul::{Mat, add_matmul, matmul, products, sum_of_products};
+use crate::matmul::{Mat, products, sum_of_products};
 use crate::profile::{Part, Work, matmul_span, span};
-use crate::quantized::{Computation, Kept, Matrix, QuantizedLinear};
+use crate::quantized::{self, BackwardPass, Computation, Kept, Matrix, QuantizedLinear};
 use crate::simd;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use std::slice;
 
 /// A weight \[d_out, d_in\] and how it is multiplied: in f32, or as a recipe says.
 #[derive(Clone, Debug)]
@@ -36,22 +37,24 @@ impl Projection {
     pub(super) fn forward_each(all: &[&Self], x: &[f32], ws: &[&[f32]]) -> Result<Vec<(Vec<f32>, State)>> {
         let ws = Self::matrices(all, ws)?;
         let x = Matrix { values: x, rows: x.len() / ws[0].cols, cols: ws[0].cols };
-        if all.iter().all(|projection| projection.low.is_none()) {
+        let Some(computation) = Self::low(all)? else {
             let pairs = ws.iter().map(|w| (mat(x), mat(*w).t()));
             let shape = [x.rows, x.cols, rows(&ws)];
             let ys = matmul_span(Part::MatmulForward, shape, || products(pairs));
             return Ok(ys.into_iter().map(|y| (y, None)).collect());
-        }
-        if let Some(maps) = Self::all_low(all) {
-            let (ys, kept) = Computation { kernels: Kernels::Portable, maps: &maps }.forward(x, &ws)?;
-            return Ok(ys.into_iter().zip(kept.into_iter().map(Some)).collect());
-        }
-        all.iter().zip(&ws).map(|(projection, w)| projection.forward(x.values, w.values)).collect()
+        };
+        let (ys, kept) = computation.forward(x, &ws)?;
+        Ok(ys.into_iter().zip(kept.into_iter().map(Some)).collect())
     }
 
-    /// How projections are computed, if all of them are below f32.
-    fn all_low<'a>(all: &[&'a Self]) -> Option<Vec<&'a QuantizedLinear>> {
-        all.iter().map(|projection| projection.low.as_ref()).collect()
+    /// How projections of one x are computed, if it is not in f32.
+    fn low<'a>(all: &[&'a Self]) -> Result<Option<Computation<'a>>> {
+        let maps: Vec<_> = all.iter().filter_map(|projection| projection.low.as_ref()).collect();
+        match maps.len() {
+            0 => Ok(None),
+            count if count == all.len() => Ok(Some(Computation { kernels: Kernels::Portable, maps })),
+            _ => candle_core::bail!("projections of one input are either all in f32 or all below"),
+        }
     }
 
     /// `residual` + x wᵀ.
@@ -67,61 +70,6 @@ impl Projection {
         Ok((matmul_span(Part::MatmulForward, shape, || sum_of_products(Some(residual), pairs)), None))
     }
 
-    /// dx and dw. x may be empty if it is not read.
-    pub(super) fn backward(&self, state: &State, [x, w, dy]: [&[f32]; 3]) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (dx, mut dws) = Self::backward_each(&[self], &[state], x, &[w], &[dy])?;
-        Ok((dx, dws.pop().ok_or_else(missing)?))
-    }
-
-    /// Whether [`Projection::backward`] reads x: a product below f32 may have kept what it needs of it.
-    pub(super) fn reads_input(&self, state: &State) -> bool {
-        match (&self.low, state) {
-            (Some(how), Some(kept)) => how.reads_input(kept),
-            _ => true,
-        }
-    }
-
-    /// The sum of dx, and every dw, of several projections of one x, which may be empty where none of them reads it.
-    pub(super) fn backward_each<'d>(
-        all: &[&Self],
-        states: &[&State],
-        x: &[f32],
-        ws: &[&[f32]],
-        dys: &[&'d [f32]],
-    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
-        let ws = Self::matrices(all, ws)?;
-        let of_dy =
-            |(dy, w): (&&'d [f32], &Matrix<'_>)| Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
-        let dys: Vec<_> = dys.iter().zip(&ws).map(of_dy).collect();
-        let n = dys.first().map_or(0, |dy| dy.rows);
-        let x = Matrix { values: x, rows: n, cols: ws[0].cols };
-        if all.iter().all(|projection| projection.low.is_none()) {
-            let pairs = dys.iter().zip(&ws).map(|(dy, w)| (mat(*dy), mat(*w))).collect();
-            let shape = [x.rows, rows(&ws), x.cols];
-            let dx = matmul_span(Part::MatmulInput, shape, || sum_of_products(None, pairs));
-            let pairs = dys.iter().map(|dy| (mat(*dy).t(), mat(x)));
-            let shape = [rows(&ws), x.rows, x.cols];
-            return Ok((dx, matmul_span(Part::MatmulWeight, shape, || products(pairs))));
-        }
-        let kept: Option<Vec<&Kept>> = states.iter().map(|state| state.as_ref()).collect();
-        let (dxs, dws): (Vec<_>, Vec<_>);
-        if let (Some(maps), Some(kept)) = (Self::all_low(all), kept) {
-            let computation = Computation { kernels: Kernels::Portable, maps: &maps };
-            [dxs, dws] = computation.backward(&kept, x, &ws, &dys, [true, true])?;
-        } else if all.len() == 1 {
-            return Err(missing());
-        } else {
-            let one = |index: usize| {
-                all[index].backward(states[index], [x.values, ws[index].values, dys[index].values])
-            };
-            (dxs, dws) = (0..all.len()).map(one).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        }
-        let mut dxs = dxs.into_iter();
-        let mut dx = dxs.next().ok_or_else(missing)?;
-        dxs.for_each(|more| add(&mut dx, &more));
-        Ok((dx, dws))
-    }
-
     /// The weights of projections, of which there is one at least, as matrices of as many columns.
     fn matrices<'a>(all: &[&Self], ws: &[&'a [f32]]) -> Result<Vec<Matrix<'a>>> {
         let ws =
@@ -131,23 +79,84 @@ impl Projection {
             false => candle_core::bail!("projections of one input differ in its width"),
         }
     }
+}
 
-    /// dx of a product in f32.
-    pub(super) fn input_gradient(&self, w: &[f32], dy: &[f32]) -> Result<Vec<f32>> {
-        let w = self.matrix(w)?;
-        let dy = Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
-        Ok(matmul_span(Part::MatmulInput, [dy.rows, w.rows, w.cols], || matmul(mat(dy), mat(w))))
+/// Projections of one x in the backward pass.
+pub(super) struct Backward<'a> {
+    ws: Vec<Matrix<'a>>,
+    dys: Vec<Matrix<'a>>,
+    /// Of products below f32.
+    low: Option<BackwardPass<'a>>,
+}
+
+impl<'a> Backward<'a> {
+    /// From the gradients of their results.
+    pub(super) fn new(
+        all: &[&'a Projection],
+        states: &[&'a State],
+        ws: &[&'a [f32]],
+        dys: &[&'a [f32]],
+    ) -> Result<Self> {
+        let ws = Projection::matrices(all, ws)?;
+        let of_dy =
+            |(dy, w): (&&'a [f32], &Matrix<'_>)| Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
+        let dys: Vec<_> = dys.iter().zip(&ws).map(of_dy).collect();
+        let low = match Projection::low(all)? {
+            Some(computation) => {
+                let kept: Option<Vec<&Kept>> = states.iter().map(|state| state.as_ref()).collect();
+                Some(BackwardPass::new(computation, kept.ok_or_else(missing)?, ws.clone(), dys.clone())?)
+            }
+            None => None,
+        };
+        Ok(Self { ws, dys, low })
+    }
+
+    /// Whether [`weight_gradients`] reads x: products below f32 may have kept what they need of it.
+    pub(super) fn reads_input(&self) -> bool {
+        self.low.as_ref().is_none_or(BackwardPass::reads_input)
+    }
+
+    /// The gradient of x, the sum of those by each projection.
+    pub(super) fn input_gradient(&self) -> Result<Vec<f32>> {
+        let Some(low) = &self.low else {
+            let pairs = self.dys.iter().zip(&self.ws).map(|(dy, w)| (mat(*dy), mat(*w))).collect();
+            let shape = [self.dys[0].rows, rows(&self.ws), self.ws[0].cols];
+            return Ok(matmul_span(Part::MatmulInput, shape, || sum_of_products(None, pairs)));
+        };
+        let mut dxs = low.input_gradients()?.into_iter();
+        let mut dx = dxs.next().ok_or_else(missing)?;
+        dxs.for_each(|more| add(&mut dx, &more));
+        Ok(dx)
+    }
+
+    /// x as a matrix, which may be empty where it is not read.
+    fn input<'x>(&self, x: &'x [f32]) -> Matrix<'x> {
+        Matrix { values: x, rows: self.dys[0].rows, cols: self.ws[0].cols }
     }
 }
 
-/// dw = dyᵀ x of a product in f32, added to `sum` if there is one.
-pub(super) fn add_weight_gradient(sum: Option<Vec<f32>>, dy: Mat<'_>, x: &[f32]) -> Vec<f32> {
-    let d_in = x.len() / dy.rows.max(1);
-    let x = Mat::row_major(x, dy.rows, d_in);
-    matmul_span(Part::MatmulWeight, [dy.cols, dy.rows, d_in], || match sum {
-        Some(sum) => add_matmul(sum, dy.t(), x),
-        None => matmul(dy.t(), x),
-    })
+/// The gradients of the weights of projections of one x after those of another, each with its x, which may be empty where it
+/// is not read.
+pub(super) fn weight_gradients(all: &[(&Backward<'_>, &[f32])]) -> Result<Vec<Vec<f32>>> {
+    let (mut pairs, mut passes) = (vec![], vec![]);
+    for (backward, x) in all {
+        let x = backward.input(x);
+        match &backward.low {
+            Some(low) => passes.push((low, x)),
+            None => pairs.extend(backward.dys.iter().map(|dy| (mat(*dy).t(), mat(x)))),
+        }
+    }
+    if pairs.is_empty() {
+        return quantized::weight_gradients(&passes);
+    }
+    if !passes.is_empty() {
+        let alone = all.iter().map(|one| weight_gradients(slice::from_ref(one)));
+        return Ok(alone.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect());
+    }
+    let [n, d] = pairs.first().map_or([0, 0], |(_, x)| [x.rows, x.cols]);
+    // As many multiplications as one product of this shape.
+    let results: usize = pairs.iter().map(|(dy, x)| dy.rows * x.cols).sum();
+    Ok(matmul_span(Part::MatmulWeight, [results / d.max(1), n, d], || products(pairs)))
 }
 
 /// Rows of all matrices.

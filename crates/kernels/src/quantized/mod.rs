@@ -13,13 +13,14 @@
 //! training (Bengio et al. 2013, arXiv 1308.3432). Rounding itself always has derivative 1, also where it
 //! saturates.
 
+mod computation;
+
+pub(crate) use computation::{BackwardPass, Computation, Kept, weight_gradients};
+
 use crate::Kernels;
 use crate::buffers::{elements, with_elements};
-use crate::profile::{Part, Work, matmul_span, span};
-use crate::round::round_in_place;
-use crate::scaled_matmul::{Factor, Pair, scaled_products};
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
-use numerics::{Contraction, NumericFormat, Operand, OuterScale, QuantSpec, RoundingMode, Scaling};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use numerics::{NumericFormat, Operand, OuterScale, QuantSpec, RoundingMode, Scaling};
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
@@ -128,11 +129,6 @@ impl QuantizedLinear {
         matches!(forward.outer, OuterScale::Uniform(_)) && !self.spec(role).scaling.follows_sum()
     }
 
-    /// Whether [`Computation::backward`] reads x, and not only what was kept of it.
-    pub(crate) fn reads_input(&self, kept: &Kept) -> bool {
-        !self.serves_backward(Role::Input, &kept.input) && self.grad.scaling != Scaling::None
-    }
-
     /// Whether every value of every operand is rounded to nearest on its own, whatever the others are.
     pub(crate) fn is_by_value(&self) -> bool {
         let by_value = |role| {
@@ -164,16 +160,6 @@ pub fn quantized_linear(kernels: Kernels, x: &Tensor, w: &Tensor, how: Quantized
     y.reshape([leading, &[d_out]].concat())
 }
 
-/// What the forward pass keeps for the backward pass.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    /// Shared where several maps of one x quantise it alike.
-    input: Arc<Operand>,
-    weight: Arc<Operand>,
-    /// What the columns of x were multiplied with.
-    smoothing: Option<Vec<f32>>,
-}
-
 struct Op {
     kernels: Kernels,
     how: QuantizedLinear,
@@ -195,7 +181,7 @@ impl CustomOp2 for Op {
         let ((n, d_in), (d_out, _)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
         let x = Matrix { values: elements(x, x_layout)?, rows: n, cols: d_in };
         let w = Matrix { values: elements(w, w_layout)?, rows: d_out, cols: d_in };
-        let (ys, kept) = Computation { kernels: self.kernels, maps: &[&self.how] }.forward(x, &[w])?;
+        let (ys, kept) = self.computation().forward(x, &[w])?;
         self.kept.get_or_init(|| kept);
         Ok((CpuStorage::F32(ys.concat()), Shape::from((n, d_out))))
     }
@@ -216,8 +202,10 @@ impl CustomOp2 for Op {
             let x = Matrix { values: x, rows: n, cols: d_in };
             let w = Matrix { values: w, rows: d_out, cols: d_in };
             let dy = Matrix { values: dy, rows: n, cols: d_out };
-            let computation = Computation { kernels: self.kernels, maps: &[&self.how] };
-            computation.backward(&[&kept[0]], x, &[w], &[dy], wanted)
+            let pass = BackwardPass::new(self.computation(), kept.iter().collect(), vec![w], vec![dy])?;
+            let of_x = if wanted[0] { pass.input_gradients()? } else { vec![] };
+            let of_w = if wanted[1] { weight_gradients(&[(&pass, x)])? } else { vec![] };
+            Ok([of_x, of_w])
         })?;
         let dx = dx.into_iter().next().map(|dx| Tensor::from_vec(dx, (n, d_in), x.device())).transpose()?;
         let dw =
@@ -226,263 +214,10 @@ impl CustomOp2 for Op {
     }
 }
 
-/// The products of maps that share their x, on plain matrices.
-pub(crate) struct Computation<'a> {
-    pub(crate) kernels: Kernels,
-    pub(crate) maps: &'a [&'a QuantizedLinear],
-}
-
-impl Computation<'_> {
-    /// y = x wᵀ for each w, and what [`Computation::backward`] needs of it.
-    pub(crate) fn forward(&self, x: Matrix<'_>, ws: &[Matrix<'_>]) -> Result<(Vec<Vec<f32>>, Vec<Kept>)> {
-        let find = || span(Part::Quantise, Work::floats(x.values.len()), || smoothing(x.values, x.cols));
-        let smoothing: Vec<_> = self.maps.iter().map(|how| how.smooth.then(find)).collect();
-        let smooth = |(factors, w): (&Option<Vec<f32>>, &Matrix<'_>)| {
-            factors.as_ref().map(|factors| [scaled(x.values, factors), scaled(w.values, &inverse(factors))])
-        };
-        let smooth: Vec<_> = smoothing.iter().zip(ws).map(smooth).collect();
-        let (xs, ws): (Vec<_>, Vec<_>) = smooth
-            .iter()
-            .zip(ws)
-            .map(|(smooth, w)| match smooth {
-                Some([of_x, of_w]) => (Matrix { values: of_x, ..x }, Matrix { values: of_w, ..*w }),
-                None => (x, *w),
-            })
-            .unzip();
-        let inputs = self.quantise_and_tell(Role::Input, &xs)?;
-        let weights = self.quantise_and_tell(Role::Weight, &ws)?;
-        let along = Contraction::Columns;
-        let pairs: Vec<_> = (0..ws.len())
-            .map(|map| (factor(&inputs[map], xs[map], along), factor(&weights[map], ws[map], along)))
-            .collect();
-        let ys = self.multiply(Part::MatmulForward, &pairs, |map| self.maps[map].output)?;
-        let kept = inputs.into_iter().zip(weights).zip(smoothing);
-        Ok((ys, kept.map(|((input, weight), smoothing)| Kept { input, weight, smoothing }).collect()))
+impl Op {
+    fn computation(&self) -> Computation<'_> {
+        Computation { kernels: self.kernels, maps: vec![&self.how] }
     }
-
-    /// dx of each map and every dw, as far as they are `wanted`; otherwise nothing.
-    pub(crate) fn backward(
-        &self,
-        kept: &[&Kept],
-        x: Matrix<'_>,
-        ws: &[Matrix<'_>],
-        dys: &[Matrix<'_>],
-        wanted: [bool; 2],
-    ) -> Result<[Vec<Vec<f32>>; 2]> {
-        let along_outputs = self.quantise_and_tell(Role::Grad, dys)?;
-        let [mut dxs, mut dws] = [vec![], vec![]];
-        if wanted[0] {
-            let forward: Vec<_> = kept.iter().map(|kept| &kept.weight).collect();
-            let factors: Vec<_> = kept.iter().map(|kept| kept.smoothing.as_deref().map(inverse)).collect();
-            let weights = self.for_backward(Role::Weight, &forward, ws, &factors)?;
-            let pairs: Vec<_> = (0..ws.len())
-                .map(|map| {
-                    let dy = factor(&along_outputs[map], dys[map], Contraction::Columns);
-                    (dy, factor(&weights[map], ws[map], Contraction::Rows))
-                })
-                .collect();
-            let output = |map: usize| match kept[map].smoothing {
-                Some(_) => NumericFormat::Fp32,
-                None => self.maps[map].output,
-            };
-            dxs = self.multiply(Part::MatmulInput, &pairs, output)?;
-            for ((dx, kept), how) in dxs.iter_mut().zip(kept).zip(self.maps) {
-                if let Some(factors) = &kept.smoothing {
-                    scale_columns(dx, factors);
-                    span(Part::Quantise, Work::floats(2 * dx.len()), || round_in_place(dx, how.output));
-                }
-            }
-        }
-        if wanted[1] {
-            let forward: Vec<_> = kept.iter().map(|kept| &kept.input).collect();
-            let factors: Vec<_> = kept.iter().map(|kept| kept.smoothing.clone()).collect();
-            let inputs = self.for_backward(Role::Input, &forward, &vec![x; ws.len()], &factors)?;
-            let forward: Vec<_> = along_outputs.iter().collect();
-            let grads = self.for_backward(Role::Grad, &forward, dys, &vec![None; ws.len()])?;
-            let pairs: Vec<_> = (0..ws.len())
-                .map(|map| {
-                    let dy = factor(&grads[map], dys[map], Contraction::Rows);
-                    (dy, factor(&inputs[map], x, Contraction::Rows))
-                })
-                .collect();
-            dws = self.multiply(Part::MatmulWeight, &pairs, |_| NumericFormat::Fp32)?;
-            for (dw, kept) in dws.iter_mut().zip(kept) {
-                if let Some(factors) = &kept.smoothing {
-                    scale_columns(dw, &inverse(factors));
-                }
-            }
-        }
-        Ok([dxs, dws])
-    }
-
-    fn quantise_and_tell(&self, role: Role, matrices: &[Matrix<'_>]) -> Result<Vec<Arc<Operand>>> {
-        let mut operands: Vec<(QuantSpec, Option<f32>, Arc<Operand>)> = vec![];
-        for (how, matrix) in self.maps.iter().zip(matrices) {
-            let (spec, scale) = how.with_scale(role);
-            let alike =
-                |(other, (of_other, scale_of_other, _)): &(&Matrix<'_>, &(QuantSpec, Option<f32>, _))| {
-                    std::ptr::eq(other.values, matrix.values)
-                        && *of_other == spec
-                        && *scale_of_other == scale
-                        && spec.rounding != RoundingMode::Stochastic
-                };
-            let operand = match matrices.iter().zip(&operands).find(alike) {
-                Some((_, (_, _, operand))) => operand.clone(),
-                None => Arc::new(self.quantise(how, role, *matrix, Contraction::Columns)?),
-            };
-            how.observer.quantised(role, *matrix, how.spec(role), &operand);
-            operands.push((spec, scale, operand));
-        }
-        Ok(operands.into_iter().map(|(_, _, operand)| operand).collect())
-    }
-
-    fn quantise(
-        &self,
-        how: &QuantizedLinear,
-        role: Role,
-        Matrix { values, rows, cols }: Matrix<'_>,
-        contraction: Contraction,
-    ) -> Result<Operand> {
-        let (spec, scale) = how.with_scale(role);
-        let key = how.observer.key(role) ^ contraction_key(contraction);
-        let operand = span(Part::Quantise, Work::floats(2 * values.len()), || match self.kernels {
-            Kernels::Reference => numerics::encode_matrix(values, rows, cols, contraction, &spec, key, scale)
-                .map(|encoded| encoded.operand),
-            Kernels::Portable => numerics::quantize(values, rows, cols, contraction, &spec, key, scale),
-        });
-        operand.map_err(candle_core::Error::wrap)
-    }
-
-    /// The operands of backward products that sum over the rows of `matrices`, made again where they have to be. `factors`
-    /// multiply their columns first.
-    fn for_backward(
-        &self,
-        role: Role,
-        forward: &[&Arc<Operand>],
-        matrices: &[Matrix<'_>],
-        factors: &[Option<Vec<f32>>],
-    ) -> Result<Vec<Arc<Operand>>> {
-        let mut operands: Vec<Arc<Operand>> = vec![];
-        for (map, how) in self.maps.iter().enumerate() {
-            // What was one operand in the forward pass is one here.
-            let alike = |other: &usize| {
-                let (specs, of_other) = ([how.spec(role), &how.grad], self.maps[*other]);
-                Arc::ptr_eq(forward[*other], forward[map])
-                    && [of_other.spec(role), &of_other.grad] == specs
-                    && specs.iter().all(|spec| spec.rounding != RoundingMode::Stochastic)
-            };
-            let operand = match (0..map).find(alike) {
-                Some(other) => operands[other].clone(),
-                None => {
-                    self.one_for_backward(how, role, forward[map], matrices[map], factors[map].as_deref())?
-                }
-            };
-            operands.push(operand);
-        }
-        Ok(operands)
-    }
-
-    fn one_for_backward(
-        &self,
-        how: &QuantizedLinear,
-        role: Role,
-        forward: &Arc<Operand>,
-        matrix: Matrix<'_>,
-        factors: Option<&[f32]>,
-    ) -> Result<Arc<Operand>> {
-        if how.serves_backward(role, forward) {
-            return Ok(forward.clone());
-        }
-        if how.grad.scaling == Scaling::None {
-            let (format, rows, cols) = (how.grad.format, matrix.rows, matrix.cols);
-            let values = span(Part::Quantise, Work::floats(2 * rows * cols), || {
-                forward.dequantize_to(format, rows, cols, Contraction::Columns)
-            });
-            let Operand { amax, non_finite, .. } = **forward;
-            return Ok(Arc::new(Operand { values, outer: OuterScale::Uniform(1.0), amax, non_finite }));
-        }
-        let scaled = factors.map(|factors| scaled(matrix.values, factors));
-        let values = scaled.as_deref().unwrap_or(matrix.values);
-        self.quantise(how, role, Matrix { values, ..matrix }, Contraction::Rows).map(Arc::new)
-    }
-
-    /// The product of each pair, rounded to the format that `output` gives for its number.
-    fn multiply(
-        &self,
-        part: Part,
-        pairs: &[Pair<'_>],
-        output: impl Fn(usize) -> NumericFormat + Sync,
-    ) -> Result<Vec<Vec<f32>>> {
-        matmul_span(part, shape_of_all(part, pairs), || match self.kernels {
-            Kernels::Reference => {
-                let one = |(number, (a, b)): (usize, &Pair<'_>)| {
-                    let product = a.decoded()?.matmul(&b.decoded()?.t()?)?;
-                    let mut product = product.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-                    round_in_place(&mut product, output(number));
-                    Ok(product)
-                };
-                pairs.iter().enumerate().map(one).collect()
-            }
-            Kernels::Portable => scaled_products(pairs, |number, rows| round_in_place(rows, output(number))),
-        })
-    }
-}
-
-/// An operand of a product that sums along a matrix, which it was quantised from.
-fn factor<'a>(operand: &'a Operand, of: Matrix<'_>, along: Contraction) -> Factor<'a> {
-    Factor::new(operand, of.rows, of.cols, along)
-}
-
-/// That of one product with as many multiplications as all of these.
-fn shape_of_all(part: Part, pairs: &[Pair<'_>]) -> [usize; 3] {
-    let mut shapes = pairs.iter().map(|(a, b)| Factor::product_shape(*a, *b));
-    let first = shapes.next().unwrap_or_default();
-    shapes.fold(first, |[m, k, n], [more_m, more_k, more_n]| match part {
-        Part::MatmulInput => [m, k + more_k, n],
-        Part::MatmulWeight => [m + more_m, k, n],
-        _ => [m, k, n + more_n],
-    })
-}
-
-/// The two roundings of one operand along different sums draw different bits.
-fn contraction_key(contraction: Contraction) -> u64 {
-    match contraction {
-        Contraction::Columns => 0,
-        Contraction::Rows => 0x9e37_79b9_7f4a_7c15,
-    }
-}
-
-/// For every column a power of two that brings its largest finite magnitude into [1, 2); 1 for a column of zeros.
-fn smoothing(x: &[f32], cols: usize) -> Vec<f32> {
-    let mut largest = vec![0f32; cols];
-    for row in x.chunks_exact(cols) {
-        for (largest, x) in largest.iter_mut().zip(row) {
-            if x.is_finite() {
-                *largest = largest.max(x.abs());
-            }
-        }
-    }
-    // The exponent field of a float alone is the power of two below it; the bounds keep both factors normal.
-    let below = |x: f32| f32::from_bits(x.to_bits() & 0x7f80_0000).clamp(2f32.powi(-100), 2f32.powi(100));
-    largest.into_iter().map(|x| if x == 0.0 { 1.0 } else { below(x).recip() }).collect()
-}
-
-fn inverse(factors: &[f32]) -> Vec<f32> {
-    factors.iter().map(|factor| factor.recip()).collect()
-}
-
-fn scaled(values: &[f32], factors: &[f32]) -> Vec<f32> {
-    let mut values = values.to_vec();
-    scale_columns(&mut values, factors);
-    values
-}
-
-fn scale_columns(values: &mut [f32], factors: &[f32]) {
-    span(Part::Quantise, Work::floats(2 * values.len()), || {
-        for row in values.chunks_exact_mut(factors.len()) {
-            row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-        }
-    });
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Products of quantised operands against sums in `f64` of what the codes stand for.
 
+use super::computation::contraction_key;
 use super::*;
 use crate::testing::*;
 use candle_core::Var;
-use numerics::{Overflow, Rounding, RoundingMode, ScaleKind};
+use numerics::{Contraction, Overflow, Rounding, ScaleKind};
 use std::sync::Mutex;
 
 /// An observer that remembers what it was told, and gives fixed keys and scales.
