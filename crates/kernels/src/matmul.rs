@@ -70,11 +70,6 @@ pub(crate) struct Sum<'a> {
 /// Changes whole rows of a product, given the number of the first one.
 pub(crate) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
-/// dst ← a b, on the calling thread.
-pub(crate) fn matmul_into(mut dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>) {
-    update(&mut dst, Update::OVERWRITE, a, b);
-}
-
 /// c ← before + `factor` a b, on the calling thread.
 pub(crate) fn update(c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, b: Mat<'_>) {
     let c = c.window([0, 0], c.shape());

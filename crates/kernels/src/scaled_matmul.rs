@@ -5,9 +5,10 @@
 
 use crate::bf16_matmul::{self, Finish, Product};
 use crate::buffers::fill_one;
-use crate::matmul::{Mat, MatMut, matmul_into};
+use crate::matmul::{self, Mat, MatMut, Update, written};
+use crate::row_tasks::{Operands, RowTask, RowUnit};
 use candle_core::{Device, Result, Tensor};
-use numerics::{Contraction, Operand, OuterScale};
+use numerics::{Contraction, Operand, OuterScale, multiversion};
 
 /// One factor of a product, as lines (the index that remains) by steps (the index summed over).
 #[derive(Clone, Copy)]
@@ -124,27 +125,56 @@ fn scaled_products_by(
 fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -> Vec<f32> {
     let (left, right) = (a.mat(), b.mat().t());
     let (cols, steps) = (right.cols, left.cols);
-    let mut c = fill_one(left.rows * cols, LINES_PER_TASK * cols, |task, c| {
-        let (first, lines) = (task * LINES_PER_TASK, c.len() / cols);
-        let mut sums = vec![0.0; c.len()];
-        let of_b = |block| (0..cols).map(|j| b.scale(j, block)).collect::<Vec<_>>();
-        for (block_index, start) in (0..steps).step_by(block).enumerate() {
-            let count = block.min(steps - start);
-            let part = left.rows(first, lines).t().rows(start, count).t();
-            let sums_view = MatMut::row_major(&mut sums, lines, cols);
-            matmul_into(sums_view, part, right.rows(start, count));
-            let of_b = of_b(block_index);
+    let blocks: Vec<_> = (0..steps).step_by(block).map(|start| start..steps.min(start + block)).collect();
+    let of_b = |block| (0..cols).map(|line| b.scale(line, block)).collect();
+    let of_b: Vec<Vec<f32>> = (0..blocks.len()).map(of_b).collect();
+    let sum_blocks = |first: usize, c: &mut [f32], sums: &mut [f32], multiply: &mut Multiply<'_>| {
+        c.fill(0.0);
+        for (block, of_b) in of_b.iter().enumerate() {
+            let steps = &blocks[block];
+            let part = left.window([first, steps.start], [c.len() / cols, steps.len()]);
+            multiply(block, part, &mut MatMut::row_major(sums, part.rows, cols));
             for (line, (c, sums)) in c.chunks_exact_mut(cols).zip(sums.chunks_exact(cols)).enumerate() {
-                let of_a = a.scale(first + line, block_index);
-                for ((c, sum), of_b) in c.iter_mut().zip(sums).zip(&of_b) {
-                    *c += sum * (of_a * of_b);
-                }
+                add_scaled(c, sums, a.scale(first + line, block), of_b);
             }
         }
         finish(c);
-    });
-    c.shrink_to_fit();
+    };
+    let parts: Vec<_> = blocks.iter().map(|steps| right.rows(steps.start, steps.len())).collect();
+    // What bf16 does not hold is found while it is packed.
+    let Some(unit) = RowUnit::new(left.rows, &parts, Operands::Bf16) else {
+        return fill_one(left.rows * cols, LINES_PER_TASK * cols, |task, c| {
+            let mut sums = vec![0.0; c.len()];
+            sum_blocks(task * LINES_PER_TASK, c, &mut sums, &mut |block, part, sums| {
+                matmul::update(sums, Update::OVERWRITE, part, parts[block]);
+            });
+        });
+    };
+    let task = |task: RowTask<'_, 1, 1>| {
+        let RowTask { rows, results: [mut c], scratch: [sums], mut products } = task;
+        sum_blocks(rows.start, c.elements(), sums, &mut |block, part, sums| {
+            products.multiply(part, &mut [(block, sums, Update::OVERWRITE)]);
+        });
+    };
+    // SAFETY: tasks write all rows of the result before they add to them.
+    let ([c], _) = unsafe {
+        written(left.rows, [cols], |results| {
+            unit.with_packed(&parts, |_, _| {}, |right| right.by_rows(results, [cols], task))
+        })
+    };
     c
+}
+
+/// Multiplies some lines of a block of steps of the left factor with that block of the right one.
+type Multiply<'a> = dyn FnMut(usize, Mat<'_>, &mut MatMut<'_>) + 'a;
+
+multiversion! {
+    /// c ← c + sum of_a of_b, of a line and each of b.
+    fn add_scaled(c: &mut [f32], sums: &[f32], of_a: f32, of_b: &[f32]) {
+        for ((c, sum), of_b) in c.iter_mut().zip(sums).zip(of_b) {
+            *c += sum * (of_a * of_b);
+        }
+    }
 }
 
 /// The products when every line has one scale.
@@ -220,6 +250,47 @@ mod tests {
 
     fn contraction() -> impl Strategy<Value = Contraction> {
         prop_oneof![Just(Contraction::Columns), Just(Contraction::Rows)]
+    }
+
+    /// Scales for blocks of steps on one side or both, with enough lines for tasks of rows and with fewer, and more columns than
+    /// are packed together.
+    #[test]
+    fn products_with_scales_for_blocks() {
+        let spec = |scaling| QuantSpec {
+            scaling,
+            overflow: Overflow::Saturate,
+            ..QuantSpec::unscaled(NumericFormat::E4m3)
+        };
+        let line = spec(Scaling::Block { size: 32 });
+        for (m, n, steps) in [(70, 64, 96), (5, 32, 64), (32, 12, 64), (13, 9000, 256)] {
+            for (specs, along) in [
+                ([line, spec(Scaling::Block2d { rows: 1, cols: 32 })], Contraction::Columns),
+                ([line, spec(Scaling::Tensor)], Contraction::Columns),
+                ([spec(Scaling::Tensor), line], Contraction::Rows),
+            ] {
+                let [(a, a_shape), (b, b_shape)] = [(1, m), (2, n)].map(|(seed, lines)| {
+                    let (rows, cols) = shape(lines, steps, along);
+                    let values = random(seed, rows * cols).and_then(|x| x.to_vec1::<f32>()).unwrap();
+                    let spec = &specs[seed as usize - 1];
+                    (numerics::quantize(&values, rows, cols, along, spec, 0, None).unwrap(), (rows, cols))
+                });
+                let factor = |operand, (rows, cols)| Factor::new(operand, rows, cols, along);
+                let (a, b) = (factor(&a, a_shape), factor(&b, b_shape));
+                let twice = |_, rows: &mut [f32]| rows.iter_mut().for_each(|x| *x *= 2.0);
+                let found = scaled_products(&[(a, b)], twice).unwrap().concat();
+                let [a, b] = [a, b].map(|factor| factor.decoded().unwrap());
+                let exact =
+                    a.matmul(&b.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                assert_eq!(found.len(), m * n);
+                for (found, exact) in found.iter().zip(&exact) {
+                    assert!(
+                        (f64::from(*found) - 2.0 * exact).abs() < 1e-4,
+                        "{found}, exactly {}",
+                        2.0 * exact
+                    );
+                }
+            }
+        }
     }
 
     proptest! {
