@@ -5,7 +5,6 @@
 use crate::bf16_matmul::{self, Amx, Strips};
 use crate::f32_matmul::{Buffer, Kernel, Packed, is_small};
 use crate::matmul::{self, Mat, MatMut, Update};
-use crate::simd::add;
 use numerics::NumericFormat;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -69,7 +68,7 @@ impl Operands {
                 const TASK: usize = 1 << 15;
                 let product = self.products([(a, b)]).concat();
                 let tasks = sum.par_chunks_mut(TASK).zip(product.par_chunks(TASK));
-                tasks.for_each(|(sum, product)| add(sum, product));
+                tasks.for_each(|(sum, product)| crate::simd::add(sum, product));
                 sum
             }
             Some(sum) => matmul::add_matmul(sum, a, b),

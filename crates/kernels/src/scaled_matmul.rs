@@ -125,17 +125,24 @@ fn scaled_products_by(
 fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -> Vec<f32> {
     let (left, right) = (a.mat(), b.mat().t());
     let (cols, steps) = (right.cols, left.cols);
+    if steps == 0 || cols == 0 {
+        return vec![0.0; left.rows * cols];
+    }
     let blocks: Vec<_> = (0..steps).step_by(block).map(|start| start..steps.min(start + block)).collect();
     let of_b = |block| (0..cols).map(|line| b.scale(line, block)).collect();
     let of_b: Vec<Vec<f32>> = (0..blocks.len()).map(of_b).collect();
     let sum_blocks = |first: usize, c: &mut [f32], sums: &mut [f32], multiply: &mut Multiply<'_>| {
-        c.fill(0.0);
         for (block, of_b) in of_b.iter().enumerate() {
             let steps = &blocks[block];
             let part = left.window([first, steps.start], [c.len() / cols, steps.len()]);
             multiply(block, part, &mut MatMut::row_major(sums, part.rows, cols));
             for (line, (c, sums)) in c.chunks_exact_mut(cols).zip(sums.chunks_exact(cols)).enumerate() {
-                add_scaled(c, sums, a.scale(first + line, block), of_b);
+                let of_a = a.scale(first + line, block);
+                if block == 0 {
+                    write_scaled(c, sums, of_a, of_b);
+                } else {
+                    add_scaled(c, sums, of_a, of_b);
+                }
             }
         }
         finish(c);
@@ -156,7 +163,7 @@ fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -
             products.multiply(part, &mut [(block, sums, Update::OVERWRITE)]);
         });
     };
-    // SAFETY: tasks write all rows of the result before they add to them.
+    // SAFETY: tasks write all rows of the result.
     let ([c], _) = unsafe {
         written(left.rows, [cols], |results| {
             unit.with_packed(&parts, |_, _| {}, |right| right.by_rows(results, [cols], task))
@@ -169,6 +176,13 @@ fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -
 type Multiply<'a> = dyn FnMut(usize, Mat<'_>, &mut MatMut<'_>) + 'a;
 
 multiversion! {
+    /// c ← sum of_a of_b, of a line and each of b.
+    fn write_scaled(c: &mut [f32], sums: &[f32], of_a: f32, of_b: &[f32]) {
+        for ((c, sum), of_b) in c.iter_mut().zip(sums).zip(of_b) {
+            *c = sum * (of_a * of_b);
+        }
+    }
+
     /// c ← c + sum of_a of_b, of a line and each of b.
     fn add_scaled(c: &mut [f32], sums: &[f32], of_a: f32, of_b: &[f32]) {
         for ((c, sum), of_b) in c.iter_mut().zip(sums).zip(of_b) {

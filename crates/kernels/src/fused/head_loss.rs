@@ -94,7 +94,7 @@ impl Op {
         };
         let operands = head_formats.operands();
         let (normed, rstd) = norm_op.forward(x, norm, formats.compute);
-        let normed = head_formats.enter_whole(Role::Input, normed, d)?;
+        let normed = head_formats.enter_whole(Role::Input, normed.into(), d)?;
         let (mut sum, mut of_head, mut of_normed) = (0.0, None, Vec::with_capacity(x.len()));
         let chunk = (LOGITS / v).max(FEWEST);
         let mut add = |head: Head<'_>| -> Result<()> {
@@ -128,7 +128,7 @@ impl Op {
             head_formats.count_weights(&[weight]);
             head_formats.tell(&[Role::Weight, Role::Grad]);
         } else {
-            let rounded = head_formats.enter_whole(Role::Weight, weight.to_vec(), d)?;
+            let rounded = head_formats.enter_whole(Role::Weight, weight.into(), d)?;
             add(Head::Rounded(Mat::row_major(&rounded, v, d)))?;
         }
         let loss = (sum / n as f64) as f32;
@@ -157,7 +157,7 @@ impl Op {
         let losses = span(Part::Loss, work, || losses_and_gradient(&mut logits, targets, factor));
         let mut of_rows = vec![];
         if factor.is_some() {
-            logits = formats.enter_whole(Role::Grad, logits, head.rows)?;
+            logits = formats.enter_whole(Role::Grad, logits.into(), head.rows)?.into_owned();
             of_rows = matmul_span(Part::MatmulInput, [n, head.rows, head.cols], || {
                 let of_logits = Mat::row_major(&logits, n, head.rows);
                 let mut of_rows = operands.products([(of_logits, head)]).concat();

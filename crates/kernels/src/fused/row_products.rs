@@ -12,6 +12,7 @@ use crate::simd::add;
 use candle_core::{Error, Result};
 use numerics::{Contraction, NumericFormat};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The formats of projections of one input.
@@ -93,7 +94,7 @@ impl<'a> RowFormats<'a> {
     }
 
     /// Counts in an operand that all of the projections have.
-    pub(super) fn count(&self, role: Role, values: &[f32]) {
+    fn count(&self, role: Role, values: &[f32]) {
         if self.is_full() {
             return;
         }
@@ -121,22 +122,29 @@ impl<'a> RowFormats<'a> {
         }
     }
 
-    /// Rounds a whole operand on all threads, and shows it or what was counted in it.
-    pub(super) fn enter_whole(&self, role: Role, values: Vec<f32>, cols: usize) -> Result<Vec<f32>> {
+    /// Rounds a whole operand on all threads, and shows it or tells what was counted in it.
+    pub(super) fn enter_whole<'v>(
+        &self,
+        role: Role,
+        values: Cow<'v, [f32]>,
+        cols: usize,
+    ) -> Result<Cow<'v, [f32]>> {
+        const TASK: usize = 1 << 14;
         let Some(how) = self.all.first() else { return Ok(values) };
         span(Part::Quantise, Work::floats(2 * values.len()), || {
+            if !self.are_looked_at() {
+                let mut values = values.into_owned();
+                values.par_chunks_mut(TASK).for_each(|values| self.enter(role, values));
+                self.tell(&[role]);
+                return Ok(values.into());
+            }
             let (rows, spec) = (values.len() / cols.max(1), how.spec(role));
             let operand = numerics::quantize(&values, rows, cols, Contraction::Columns, spec, 0, None)
                 .map_err(Error::wrap)?;
             for how in &self.all {
-                match how.observer.looks() {
-                    true => {
-                        how.observer.quantised(role, Matrix { values: &values, rows, cols }, spec, &operand)
-                    }
-                    false => how.observer.passed(role, operand.non_finite),
-                }
+                how.observer.quantised(role, Matrix { values: &values, rows, cols }, spec, &operand);
             }
-            Ok(operand.values)
+            Ok(operand.values.into())
         })
     }
 

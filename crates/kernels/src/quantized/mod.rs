@@ -71,8 +71,8 @@ pub trait Observer: Send + Sync + Debug {
     /// Key of the random bits for this operand in this pass, under stochastic rounding.
     fn key(&self, role: Role) -> u64;
 
-    /// Whether operands are to be shown whole; asked once per pass. If not, those whose values are rounded one by one may go
-    /// by in parts, and only [`Observer::passed`] hears of them.
+    /// Whether operands are to be shown whole. If not, those whose values are rounded one by one may go by in parts, and only
+    /// [`Observer::passed`] hears of them. The answer must stay the same from a forward pass to the end of its backward pass.
     fn looks(&self) -> bool;
 
     /// An operand was quantised in parts, and so many of its values were not finite.
