@@ -67,7 +67,7 @@ pub(crate) struct Sum<'a> {
     pub(crate) finish: Option<Finish<'a>>,
 }
 
-/// Changes whole rows of a product, given the number of the first one.
+/// Changes whole rows of a product, given the number of the first one. It must not wait for other threads.
 pub(crate) type Finish<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// c ← before + `factor` a b, on the calling thread.

@@ -86,8 +86,8 @@ const LINES_PER_TASK: usize = 64;
 pub(crate) type Pair<'a> = (Factor<'a>, Factor<'a>);
 
 /// a bᵀ over the steps that both have, for each pair: \[lines of a, lines of b\], row-major, on all threads of the current pool.
-/// `finish` changes values of them, each on its own, while they are in a cache; it is given the pair's number. Pairs that share
-/// a factor gain by being multiplied together.
+/// `finish` changes values of them, each on its own, while they are in a cache; it is given the pair's number, and must not wait
+/// for other threads. Pairs that share a factor gain by being multiplied together.
 ///
 /// # Errors
 /// When the blocks of the two factors have different sizes.

@@ -3,7 +3,7 @@
 use super::{Matrix, QuantizedLinear, Role};
 use crate::Kernels;
 use crate::profile::{Part, Work, matmul_span, span};
-use crate::round::round_in_place;
+use crate::round::{round_in_place, round_rows};
 use crate::scaled_matmul::{Factor, Pair, scaled_products};
 use candle_core::{DType, Result};
 use numerics::{Contraction, NumericFormat, Operand, OuterScale, QuantSpec, RoundingMode, Scaling};
@@ -251,7 +251,7 @@ fn multiply(
             };
             pairs.iter().enumerate().map(one).collect()
         }
-        Kernels::Portable => scaled_products(pairs, |number, rows| round_in_place(rows, output(number))),
+        Kernels::Portable => scaled_products(pairs, |number, rows| round_rows(rows, output(number))),
     })
 }
 
@@ -266,7 +266,7 @@ fn shape_of_all(part: Part, pairs: &[Pair<'_>]) -> [usize; 3] {
     let first = shapes.next().unwrap_or_default();
     shapes.fold(first, |[m, k, n], [more_m, more_k, more_n]| match part {
         Part::MatmulInput => [m, k + more_k, n],
-        Part::MatmulWeight => [m + more_m, k, n],
+        Part::MatmulWeight => [m + more_m * more_n / n.max(1), k, n],
         _ => [m, k, n + more_n],
     })
 }

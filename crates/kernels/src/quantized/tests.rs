@@ -199,8 +199,10 @@ fn check_products(x: Tensor, w: Tensor, dy: Tensor) -> Result<()> {
 fn threads_change_no_bit() -> Result<()> {
     for (_, specs) in recipes() {
         let op = |x: &[Tensor]| quantized_linear(Kernels::Portable, &x[0], &x[1], how(specs, Arc::default()));
-        let inputs = [values(1, (192, D_IN))?, values(2, (D_OUT, D_IN))?];
-        same_bits_in_every_pool(|| value_and_gradients(op, &inputs))?;
+        for (n, d_out) in [(192, D_OUT), (384, 256)] {
+            let inputs = [values(1, (n, D_IN))?, values(2, (d_out, D_IN))?];
+            same_bits_in_every_pool(|| value_and_gradients(op, &inputs))?;
+        }
     }
     Ok(())
 }
