@@ -60,19 +60,24 @@ impl Operands {
         matmul::products(pairs)
     }
 
+    /// a b, as [`Operands::products`].
+    pub(crate) fn product(self, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+        self.products([(a, b)]).pop().unwrap_or_default()
+    }
+
     /// `sum` + a b, or a b if there is no sum, as [`Operands::products`].
     pub(crate) fn add_product(self, sum: Option<Vec<f32>>, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
         match sum {
             #[cfg(target_arch = "x86_64")]
             Some(mut sum) if self.on_tiles().is_some() => {
                 const TASK: usize = 1 << 15;
-                let product = self.products([(a, b)]).concat();
+                let product = self.product(a, b);
                 let tasks = sum.par_chunks_mut(TASK).zip(product.par_chunks(TASK));
                 tasks.for_each(|(sum, product)| crate::simd::add(sum, product));
                 sum
             }
             Some(sum) => matmul::add_matmul(sum, a, b),
-            None => self.products([(a, b)]).concat(),
+            None => self.product(a, b),
         }
     }
 }

@@ -110,7 +110,7 @@ fn scaled_products_by(
     let one = |(number, pair): (usize, &Pair<'_>)| {
         let finish = |rows: &mut [f32]| finish(number, rows);
         match (pair.0.block(), pair.1.block()) {
-            (None, None) => Ok(unblocked(&products, &[*pair], |_, rows| finish(rows)).concat()),
+            (None, None) => Ok(unblocked(&products, &[*pair], |_, rows| finish(rows)).swap_remove(0)),
             (Some(size), None) | (None, Some(size)) => Ok(blocked(*pair, size, finish)),
             (Some(size), Some(other)) if size == other => Ok(blocked(*pair, size, finish)),
             (Some(size), Some(other)) => {

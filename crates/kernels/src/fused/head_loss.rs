@@ -90,7 +90,7 @@ impl Op {
         check_ids(targets, v)?;
         let n = targets.len();
         let Some(head_formats) = RowFormats::new(&[head_op]) else {
-            candle_core::bail!("internal error: the head was taken")
+            candle_core::bail!("internal error: a head was let through that is of another kind")
         };
         let operands = head_formats.operands();
         let (normed, rstd) = norm_op.forward(x, norm, formats.compute);
@@ -149,7 +149,7 @@ impl Op {
         let (n, operands) = (targets.len(), formats.operands());
         let normed = Mat::row_major(normed, n, head.cols);
         let mut logits = matmul_span(Part::MatmulForward, [n, head.cols, head.rows], || {
-            let mut logits = operands.products([(normed, head.t())]).concat();
+            let mut logits = operands.product(normed, head.t());
             round_in_place(&mut logits, formats.output());
             logits
         });
@@ -160,7 +160,7 @@ impl Op {
             logits = formats.enter_whole(Role::Grad, logits.into(), head.rows)?.into_owned();
             of_rows = matmul_span(Part::MatmulInput, [n, head.rows, head.cols], || {
                 let of_logits = Mat::row_major(&logits, n, head.rows);
-                let mut of_rows = operands.products([(of_logits, head)]).concat();
+                let mut of_rows = operands.product(of_logits, head);
                 round_in_place(&mut of_rows, formats.output());
                 of_rows
             });
