@@ -174,8 +174,8 @@ fn compute(sums: &mut [Sum<'_>], parallelism: Parallelism) {
     }
     for Sum { c, finish, .. } in sums {
         if let Some(finish) = finish.take() {
-            let (rows, cols) = ((FINISHED_AT_ONCE / c.cols.max(1)).max(1), c.cols);
-            let parts = c.cut([rows, cols]);
+            let cols = c.cols.max(1);
+            let parts = c.cut([(FINISHED_AT_ONCE / cols).max(1), cols]);
             parts.into_par_iter().for_each(|([first, _], mut c)| finish(first, c.elements()));
         }
     }

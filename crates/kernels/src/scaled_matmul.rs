@@ -85,9 +85,9 @@ const LINES_PER_TASK: usize = 64;
 /// Two factors of a product.
 pub(crate) type Pair<'a> = (Factor<'a>, Factor<'a>);
 
-/// a bᵀ over the steps that both have, for each pair: \[lines of a, lines of b\], row-major, on all threads of the current pool.
-/// `finish` changes values of them, each on its own, while they are in a cache; it is given the pair's number, and must not wait
-/// for other threads. Pairs that share a factor gain by being multiplied together.
+/// a bᵀ over the steps that both have, for each pair: \[lines of a, lines of b\], row-major, on all threads of the current
+/// pool. `finish` changes values of them, each on its own, while they are in a cache; it is given the pair's number, and must
+/// not wait for other threads. Pairs that share a factor gain by being multiplied together.
 ///
 /// # Errors
 /// When the blocks of the two factors have different sizes.
@@ -266,8 +266,8 @@ mod tests {
         prop_oneof![Just(Contraction::Columns), Just(Contraction::Rows)]
     }
 
-    /// Scales for blocks of steps on one side or both, with enough lines for tasks of rows and with fewer, and more columns than
-    /// are packed together.
+    /// Scales for blocks of steps on one side or both, with enough lines for tasks of rows and with fewer, and more columns
+    /// than are packed together.
     #[test]
     fn products_with_scales_for_blocks() {
         let spec = |scaling| QuantSpec {

@@ -13,6 +13,24 @@ pub(crate) fn unit() -> Amx {
     trap::amx()
 }
 
+thread_local! {
+    static FORCED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is to take AMX's tiles, whatever the CPU.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) fn is_forced() -> bool {
+    FORCED.get()
+}
+
+/// Calls `f`, which takes AMX's tiles wherever it would take them on a CPU that has them; on Linux x86-64.
+pub(crate) fn on_forced_tiles<R>(f: impl FnOnce() -> R) -> R {
+    let before = FORCED.replace(true);
+    let result = f();
+    FORCED.set(before);
+    result
+}
+
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 fn unit() -> impl TileUnit {
     Plain
@@ -158,7 +176,8 @@ fn many_rows_are_cut_into_tasks() {
     check(-2.0, &a, &b);
 }
 
-/// Products that share a left operand, a right one, or nothing: each as if it were alone, and finished with its own number.
+/// Products that share a left operand, a right one, or nothing, and of f32 also those with long sums: each as if it were alone,
+/// and finished with its own number.
 #[test]
 fn several_products_at_once() {
     let [a, other] = [1, 2].map(|seed| Matrix::random(seed, [300, 40], Order::Rows, 3.0));
@@ -182,6 +201,20 @@ fn several_products_at_once() {
         let mut alone = on_tiles(factor, a, b).unwrap();
         finish(number, 0, b.cols, &mut alone);
         assert!(found == alone, "product {number}");
+    }
+    let [tall, taller] =
+        [(5, 300), (6, 40)].map(|(seed, cols)| Matrix::random(seed, [400, cols], Order::Rows, 3.0));
+    let long = [(1.0, taller.mat().t(), tall.mat()), (0.5, taller.mat().t(), taller.mat())];
+    let empty = [(1.0, Mat::row_major(&[], 3, 0), Mat::row_major(&[], 0, 0))];
+    for all in [&all[..], &long, &empty] {
+        let finish_rows = |number: usize, first: usize, rows: &mut [f32]| {
+            finish(number, first, all[number].2.cols, rows);
+        };
+        for (number, found) in f32_products(all, &finish_rows).iter().enumerate() {
+            let mut alone = f32_products(&all[number..=number], UNFINISHED).remove(0);
+            finish(number, 0, all[number].2.cols.max(1), &mut alone);
+            assert!(*found == alone, "product {number} of {}", all.len());
+        }
     }
 }
 

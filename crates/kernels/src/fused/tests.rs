@@ -4,6 +4,7 @@ mod case;
 
 use self::case::{Case, Counter, Recipe};
 use super::*;
+use crate::bf16_matmul::tests::on_forced_tiles;
 use crate::testing::*;
 use crate::{Kernels, QuantizedLinear};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Var};
@@ -137,46 +138,46 @@ fn low_precision_blocks_agree_with_single_operations() -> Result<()> {
 }
 
 /// Recipes that round every value on its own, with sizes for tasks of rows: values and gradients of single operations, but for
-/// what another order of sums flips in the last place of a bf16; bit for bit the same while somebody looks at operands whole, and
-/// in any number of threads.
+/// what another order of sums flips in the last place of a bf16; bit for bit the same while somebody looks at operands whole,
+/// and in any number of threads. With kernels of f32 and on tiles.
 #[test]
 fn rows_in_low_precision_agree_with_single_operations_and_with_being_looked_at() -> Result<()> {
-    let portable = Kernels::Portable;
-    let (n, d, d_ff, v) = (130, 48, 72, 90);
-    let targets = random_ids(4, n, v)?;
     for recipe in [Recipe::Bf16, Recipe::Mixed, Recipe::Tf32] {
         for gated in [false, true] {
             let case = Case { gated, ..Case::new(recipe) };
-            let looking =
-                Case { counter: Arc::new(Counter { looks: true, ..Counter::default() }), ..case.clone() };
-            let (ffn, attention) =
-                (case.ffn_inputs(&[n], d, d_ff)?, case.attention_inputs([2, n / 2, 3, d / 3])?);
-            let head = [random(1, (n, d))?, random(2, d)?, random(3, (v, d))?];
-            let fused = |case: &Case| -> Result<[Vec<Tensor>; 3]> {
-                let keep = Some(Saving::Keep);
-                Ok([
-                    value_and_gradients(|x| case.ffn(keep, portable, x), &ffn)?,
-                    value_and_gradients(|x| case.attention(keep, portable, 3, x), &attention)?,
-                    value_and_gradients(|x| case.head_loss(true, portable, x, &targets), &head)?,
-                ])
-            };
-            let single = [
-                value_and_gradients(|x| case.ffn(None, portable, x), &ffn)?,
-                value_and_gradients(|x| case.attention(None, portable, 3, x), &attention)?,
-                value_and_gradients(|x| case.head_loss(false, portable, x, &targets), &head)?,
-            ];
-            let (by_rows, looked_at) = (fused(&case)?, fused(&looking)?);
-            for ((by_rows, looked_at), single) in by_rows.iter().zip(&looked_at).zip(&single) {
-                for ((by_rows, looked_at), single) in by_rows.iter().zip(looked_at).zip(single) {
-                    assert_eq!(bits(by_rows)?, bits(looked_at)?, "{case:?}");
-                    assert_close(by_rows, single, 2e-2)?;
-                }
-            }
-            assert!(looking.counter.shown.load(Ordering::Relaxed) > 0);
-            same_bits_in_every_pool(|| Ok(fused(&case)?.concat()))?;
+            low_rows_agree(&case, false)?;
+            low_rows_agree(&case, true)?;
         }
     }
     Ok(())
+}
+
+fn low_rows_agree(case: &Case, tiles: bool) -> Result<()> {
+    let (portable, keep) = (Kernels::Portable, Some(Saving::Keep));
+    let (n, d, d_ff, v) = (130, 48, 72, 90);
+    let targets = random_ids(4, n, v)?;
+    let looking = Case { counter: Arc::new(Counter { looks: true, ..Counter::default() }), ..case.clone() };
+    let ffn = case.ffn_inputs(&[n], d, d_ff)?;
+    let attention = case.attention_inputs([2, n / 2, 3, d / 3])?;
+    let head = [random(1, (n, d))?, random(2, d)?, random(3, (v, d))?];
+    let values = |case: &Case, fused: bool| -> Result<Vec<Tensor>> {
+        let saving = keep.filter(|_| fused);
+        let ffn = value_and_gradients(|x| case.ffn(saving, portable, x), &ffn)?;
+        let attention = value_and_gradients(|x| case.attention(saving, portable, 3, x), &attention)?;
+        let head = value_and_gradients(|x| case.head_loss(fused, portable, x, &targets), &head)?;
+        Ok([ffn, attention, head].concat())
+    };
+    let all = |case: &Case, fused: bool| match tiles {
+        true => on_forced_tiles(|| values(case, fused)),
+        false => values(case, fused),
+    };
+    let (by_rows, looked_at, single) = (all(case, true)?, all(&looking, true)?, all(case, false)?);
+    for ((by_rows, looked_at), single) in by_rows.iter().zip(&looked_at).zip(&single) {
+        assert_eq!(bits(by_rows)?, bits(looked_at)?, "{case:?}");
+        assert_close(by_rows, single, 2e-2)?;
+    }
+    assert!(looking.counter.shown.load(Ordering::Relaxed) > 0);
+    same_bits_in_every_pool(|| all(case, true))
 }
 
 /// What is not finite is counted as often where rows go by as where operands are shown.

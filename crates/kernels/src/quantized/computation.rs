@@ -1,4 +1,5 @@
-//! The products of quantised operands on plain matrices: of several maps of one x at a time, which share what they quantise alike.
+//! The products of quantised operands on plain matrices: of several maps of one x at a time, which share what they quantise
+//! alike.
 
 use super::{Matrix, QuantizedLinear, Role};
 use crate::Kernels;
