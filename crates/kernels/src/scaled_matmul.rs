@@ -1,7 +1,8 @@
 //! Products of quantised operands: sums in f32, scales applied to the sums.
 //!
 //! Where all of a sum has one scale, the product is one of plain matrices, which AMX computes if it can
-//! (`bf16_matmul`). Sums of blocks with scales of their own are f32 products.
+//! (`bf16_matmul`). Where blocks of it have scales of their own, tasks take their lines past one block after another
+//! (`row_tasks`).
 
 use crate::bf16_matmul::{self, Finish, Product};
 use crate::buffers::fill_one;
