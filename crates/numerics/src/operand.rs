@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::format::NumericFormat;
 use crate::multiversion;
-use crate::quantize::round_rows;
+use crate::quantize::{TASK, round_rows};
 use crate::rounding::Overflow;
 use crate::scaling::{Contraction, QuantSpec, Scaling};
 
@@ -162,9 +162,6 @@ impl Operand {
         }
     }
 }
-
-/// Values of a task.
-const TASK: usize = 1 << 14;
 
 multiversion! {
     fn scale_run(values: &mut [f32], scale: f32) {

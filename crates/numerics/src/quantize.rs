@@ -16,7 +16,7 @@ use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_non_finite, sweep_s
 
 /// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude
 /// and the rounding.
-const TASK: usize = 1 << 14;
+pub(crate) const TASK: usize = 1 << 14;
 
 /// Bands of blocks up to this many elements are one task, both loops together; larger ones are cut.
 const MAX_BAND: usize = 1 << 17;

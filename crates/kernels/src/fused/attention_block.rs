@@ -149,9 +149,10 @@ impl OnSlices for Shaped {
         let w = self.weights(weights);
         let AttentionBlock { qkv, sub_norm, o, formats, .. } = &self.block;
         if let (true, Some(rows)) = (kept.by_rows, AttentionRows::new(self, x, &w)) {
-            let behind = rows.back_to_heads(kept, grad);
-            let of_qkv = self.back_through_heads(kept, &behind.of_out);
-            return rows.back(kept, grad, &behind, of_qkv);
+            let (of_out, of_output) = rows.back_to_heads(kept, grad);
+            let of_qkv = self.back_through_heads(kept, &of_out);
+            drop(of_out);
+            return rows.back(kept, grad, &of_output, of_qkv);
         }
         let grad = rounded(grad, formats.residual);
         let outward = Backward::new(&[o], &[&kept.o_state], &[w.o], &[&grad])?;

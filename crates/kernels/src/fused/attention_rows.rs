@@ -2,7 +2,7 @@
 
 use super::attention_block::{Kept, Shaped, Weights};
 use super::residual_blocks::Gradients;
-use super::row_products::RowFormats;
+use super::row_products::{RowFormats, past_block, width_past_block};
 use super::rows_of;
 use crate::buffers::with_elements;
 use crate::heads::HeadShape;
@@ -14,7 +14,6 @@ use crate::rope::rotate_rows;
 use crate::round::round_rows;
 use crate::row_tasks::{Operands, RowTask, RowUnit};
 use candle_core::Result;
-use numerics::NumericFormat;
 
 /// A block that rounds every value on its own, if any, without a norm before its output projection, with weights that are
 /// packed together.
@@ -33,13 +32,11 @@ pub(super) struct AttentionRows<'a> {
     d: usize,
 }
 
-/// What comes before the heads in the backward pass.
-pub(super) struct BackToHeads {
-    /// The gradient of what the heads gave.
-    pub(super) of_out: Vec<f32>,
-    /// The block's gradient as operand, if it is rounded.
+/// The operands of the gradient of the output projection's weight; empty where they are not rounded.
+pub(super) struct OutputOperands {
+    /// The block's gradient.
     of_y: Vec<f32>,
-    /// What the heads gave as operand, if it is rounded.
+    /// What the heads gave.
     out: Vec<f32>,
 }
 
@@ -107,12 +104,8 @@ impl<'a> AttentionRows<'a> {
         let [norm, projections, rope] = clocks;
         let block = &self.shaped.block;
         let x = rows_of(self.x, &rows, self.d);
-        let rstd = norm.time(|| {
-            let rstd = rms_norm::forward_rows(x, self.w.norm, block.norm.eps as f32, normed);
-            round_rows(normed, block.formats.compute);
-            self.inward.enter(Role::Input, normed);
-            rstd
-        });
+        let rstd =
+            norm.time(|| self.inward.norm(&block.norm, [x, self.w.norm], block.formats.compute, normed));
         projections.time(|| {
             let update = Update::OVERWRITE;
             let mut results = [(0, &mut q, update), (1, &mut k, update), (2, &mut v, update)];
@@ -132,75 +125,63 @@ impl<'a> AttentionRows<'a> {
     /// The block's result from that of the heads, which is rounded.
     pub(super) fn after_heads(&self, out: &mut [f32]) -> Vec<f32> {
         let Self { n, d, .. } = *self;
-        let parts = Shared::new([product(Part::MatmulForward, [n, d, d])]);
         let right = [Mat::row_major(self.w.o, d, d).t()];
         let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
         let out = MatMut::row_major(out, n, d);
         let formats = self.shaped.block.formats;
-        let task = |task: RowTask<'_, 2, 1>, [projection]: &[Clock; 1]| {
+        let task = |task: RowTask<'_, 2, 1>| {
             let RowTask { rows, results: [mut y, mut out], scratch: [operand], mut products } = task;
-            projection.time(|| {
-                round_rows(out.elements(), formats.compute);
-                let mut out = &*out.elements();
-                if !operand.is_empty() {
-                    operand.copy_from_slice(out);
-                    self.outward.enter(Role::Input, operand);
-                    out = operand;
-                }
-                let (x, out) = (rows_of(self.x, &rows, d), Mat::row_major(out, rows.len(), d));
-                self.outward.onto(x, &mut products, (out, 0), &mut y, formats.residual);
-            });
+            round_rows(out.elements(), formats.compute);
+            let mut out = &*out.elements();
+            if !operand.is_empty() {
+                operand.copy_from_slice(out);
+                self.outward.enter(Role::Input, operand);
+                out = operand;
+            }
+            let (x, out) = (rows_of(self.x, &rows, d), Mat::row_major(out, rows.len(), d));
+            self.outward.onto(x, &mut products, (out, 0), &mut y, formats.residual);
         };
         let widths = [self.outward.width_if_low(d)];
         // SAFETY: tasks write products to all rows of the result.
-        let ([y], _) = unsafe {
+        let ([y], _) = matmul_span(Part::MatmulForward, [n, d, d], || unsafe {
             written(n, [d], |[y]| {
-                parts.run(|clocks| {
-                    let task = |rows: RowTask<'_, 2, 1>| task(rows, clocks);
-                    self.unit.with_packed(&right, round, |right| right.by_rows([y, out], widths, task))
-                })
+                self.unit.with_packed(&right, round, |right| right.by_rows([y, out], widths, task))
             })
-        };
+        });
         self.outward.count_weights(&[self.w.o]);
         self.outward.tell(&[Role::Input, Role::Weight]);
         y
     }
 
     /// From the gradient of the block to that of what the heads gave.
-    pub(super) fn back_to_heads(&self, kept: &Kept, grad: &[f32]) -> BackToHeads {
+    pub(super) fn back_to_heads(&self, kept: &Kept, grad: &[f32]) -> (Vec<f32>, OutputOperands) {
         let Self { n, d, .. } = *self;
         let formats = self.shaped.block.formats;
-        let parts = Shared::new([product(Part::MatmulInput, [n, d, d])]);
         let right = [Mat::row_major(self.w.o, d, d)];
         let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
-        let task = |task: RowTask<'_, 3, 1>, [projection]: &[Clock; 1]| {
+        let task = |task: RowTask<'_, 3, 1>| {
             let RowTask { rows, results, scratch: [residual], mut products } = task;
             let [mut of_out, mut of_y, mut operand] = results;
-            projection.time(|| {
-                let grad = rows_of(grad, &rows, d);
-                let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y.elements());
-                self.outward.input_gradient(&mut products, &[(of_y, 0)], &mut of_out, &mut []);
-                round_rows(of_out.elements(), formats.compute);
-                if !self.outward.is_full() {
-                    let operand = operand.elements();
-                    operand.copy_from_slice(rows_of(&kept.out, &rows, d));
-                    self.outward.round(Role::Input, operand);
-                }
-            });
+            let grad = rows_of(grad, &rows, d);
+            let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y.elements());
+            self.outward.input_gradient(&mut products, &[(of_y, 0)], &mut of_out, &mut []);
+            round_rows(of_out.elements(), formats.compute);
+            if !self.outward.is_full() {
+                let operand = operand.elements();
+                operand.copy_from_slice(rows_of(&kept.out, &rows, d));
+                self.outward.round(Role::Input, operand);
+            }
         };
         let low = self.outward.width_if_low(d);
+        let scratch = [self.width_past()];
         // SAFETY: tasks write all rows of the results.
-        let ([of_out, of_y, operand], _) = unsafe {
+        let ([of_out, of_y, out], _) = matmul_span(Part::MatmulInput, [n, d, d], || unsafe {
             written(n, [d, low, low], |results| {
-                parts.run(|clocks| {
-                    let task = |rows: RowTask<'_, 3, 1>| task(rows, clocks);
-                    let scratch = [self.width_of_residual()];
-                    self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
-                })
+                self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
             })
-        };
+        });
         self.outward.tell(&[Role::Grad]);
-        BackToHeads { of_out, of_y, out: operand }
+        (of_out, OutputOperands { of_y, out })
     }
 
     /// Gradients from those of the output and of queries, keys and values.
@@ -208,7 +189,7 @@ impl<'a> AttentionRows<'a> {
         &self,
         kept: &Kept,
         grad: &[f32],
-        behind: &BackToHeads,
+        of_output: &OutputOperands,
         mut of_qkv: [Vec<f32>; 3],
     ) -> Result<Gradients> {
         let Self { n, d, .. } = *self;
@@ -221,7 +202,7 @@ impl<'a> AttentionRows<'a> {
         let round = |_, values: &mut [f32]| self.inward.round(Role::Weight, values);
         let [cos, sin] = &self.shaped.block.rotary;
         let [of_q, of_k, of_v] = of_qkv.each_mut().map(|x| MatMut::row_major(x, n, d));
-        let scratch = [d, self.inward.width_if_low(d), self.width_of_residual()];
+        let scratch = [d, self.inward.width_if_low(d), self.width_past()];
         let ([of_x, normed], partial) = with_elements([cos, sin], |angles| {
             // SAFETY: tasks write all rows of the results.
             Ok(unsafe {
@@ -241,7 +222,7 @@ impl<'a> AttentionRows<'a> {
             let of_qkv = of_qkv.iter().map(|dy| (mat(dy).t(), mat(&normed)));
             let of_o = match self.outward.is_full() {
                 true => (mat(grad).t(), mat(&kept.out)),
-                false => (mat(&behind.of_y).t(), mat(&behind.out)),
+                false => (mat(&of_output.of_y).t(), mat(&of_output.out)),
             };
             self.operands.products(of_qkv.chain([of_o]))
         });
@@ -268,36 +249,25 @@ impl<'a> AttentionRows<'a> {
             self.rotate([&mut of_q, &mut of_k], rows.start, angles, -1.0);
         });
         projections.time(|| {
-            let dys = [of_q.elements(), of_k.elements(), of_v.elements()];
-            let mut index = 0;
-            let dys = dys.map(|dy| {
-                self.inward.enter_one(index, Role::Grad, dy);
-                index += 1;
-                (&*dy, index - 1)
-            });
+            let mut dys = [(of_q.elements(), 0), (of_k.elements(), 1), (of_v.elements(), 2)];
+            for (dy, index) in &mut dys {
+                self.inward.enter_one(*index, Role::Grad, dy);
+            }
+            let dys = dys.map(|(dy, index)| (&*dy, index));
             let mut of_normed = MatMut::row_major(of_normed, rows.len(), d);
             self.inward.input_gradient(&mut products, &dys, &mut of_normed, another);
         });
         norm.time(|| {
             let (x, rstd) = (rows_of(self.x, &rows, d), &kept.rstd[rows.clone()]);
-            let mut grad = rows_of(grad, &rows, d);
-            if !residual.is_empty() {
-                residual.copy_from_slice(grad);
-                round_rows(residual, formats.residual);
-                grad = residual;
-            }
-            round_rows(of_normed, formats.compute);
-            let normed = normed.elements();
-            rms_norm::again_rows(x, self.w.norm, rstd, normed);
-            round_rows(normed, formats.compute);
-            self.inward.round(Role::Input, normed);
-            rms_norm::backward_rows(x, self.w.norm, rstd, of_normed, Some(grad), of_x.elements())
+            let grad = past_block(rows_of(grad, &rows, d), formats.residual, residual);
+            let results = [normed.elements(), of_x.elements()];
+            self.inward.norm_backward([x, self.w.norm, rstd, grad], formats.compute, of_normed, results)
         })
     }
 
-    /// Width of a gradient's copy in the format of the residual stream, where that is not its own.
-    fn width_of_residual(&self) -> usize {
-        if self.shaped.block.formats.residual == NumericFormat::Fp32 { 0 } else { self.d }
+    /// Width of a gradient's copy as it goes past the block.
+    fn width_past(&self) -> usize {
+        width_past_block(self.shaped.block.formats.residual, self.d)
     }
 
     fn rotate(&self, tensors: [&mut MatMut<'_>; 2], first: usize, [cos, sin]: [&[f32]; 2], direction: f32) {

@@ -162,7 +162,7 @@ impl OnSlices for FfnBlock {
 
 impl<'a> Weights<'a> {
     /// Those of [`FfnBlock::branches`].
-    fn branches(&self) -> Vec<&'a [f32]> {
+    pub(super) fn branches(&self) -> Vec<&'a [f32]> {
         [self.gate, self.up].into_iter().filter(|w| !w.is_empty()).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::ffn_block::{FfnBlock, Kept, Weights};
 use super::residual_blocks::Gradients;
-use super::row_products::RowFormats;
+use super::row_products::{RowFormats, width_past_block};
 use super::rows_of;
 use crate::Pointwise;
 use crate::matmul::{Mat, MatMut, Update, written};
@@ -12,7 +12,6 @@ use crate::quantized::Role;
 use crate::rms_norm;
 use crate::round::round_rows;
 use crate::row_tasks::{Operands, RowTask, RowUnit};
-use numerics::NumericFormat;
 
 /// A block that rounds every value on its own, if any, without a norm before its down projection, with weights that are packed
 /// together.
@@ -99,13 +98,9 @@ impl<'a> FfnRows<'a> {
                 })
             })
         };
-        let Weights { gate: gate_weight, up: up_weight, down, .. } = *self.w;
         let gate = self.block.gate.is_some().then_some(gate);
-        match gate {
-            Some(_) => self.inward.count_weights(&[gate_weight, up_weight]),
-            None => self.inward.count_weights(&[up_weight]),
-        }
-        self.outward.count_weights(&[down]);
+        self.inward.count_weights(&self.w.branches());
+        self.outward.count_weights(&[self.w.down]);
         for formats in [&self.inward, &self.outward] {
             formats.tell(&[Role::Input, Role::Weight]);
         }
@@ -120,12 +115,7 @@ impl<'a> FfnRows<'a> {
         let (d, d_ff, formats) = (*d, *d_ff, block.formats);
         let [norm, into_hidden, activation, out_of_hidden] = clocks;
         let x = rows_of(self.x, &rows, d);
-        let rstd = norm.time(|| {
-            let rstd = rms_norm::forward_rows(x, w.norm, block.norm.eps as f32, normed);
-            round_rows(normed, formats.compute);
-            inward.enter(Role::Input, normed);
-            rstd
-        });
+        let rstd = norm.time(|| inward.norm(&block.norm, [x, w.norm], formats.compute, normed));
         into_hidden.time(|| {
             let mut results = vec![(UP, &mut up, Update::OVERWRITE)];
             if block.gate.is_some() {
@@ -164,8 +154,7 @@ impl<'a> FfnRows<'a> {
         let right = right(self.w, [d, d_ff]);
         let widths = [d, d, d_ff, d_ff, d_gate, self.outward.width_if_low(d)];
         let second = if d_gate > 0 { self.inward.width_if_low(d) } else { 0 };
-        let residual = if self.block.formats.residual == NumericFormat::Fp32 { 0 } else { d };
-        let scratch = [d_ff, d, second, residual];
+        let scratch = [d_ff, d, second, width_past_block(self.block.formats.residual, d)];
         // SAFETY: tasks write all rows of the results.
         let ([of_x, normed, hidden, of_up, of_gate, of_y], partial) = unsafe {
             written(n, widths, |results| {
@@ -234,12 +223,8 @@ impl<'a> FfnRows<'a> {
             inward.input_gradient(&mut products, &dys, &mut of_normed, second);
         });
         norm.time(|| {
-            round_rows(of_normed, formats.compute);
-            let normed = normed.elements();
-            rms_norm::again_rows(x, w.norm, rstd, normed);
-            round_rows(normed, formats.compute);
-            inward.round(Role::Input, normed);
-            rms_norm::backward_rows(x, w.norm, rstd, of_normed, Some(grad), of_x.elements())
+            let results = [normed.elements(), of_x.elements()];
+            inward.norm_backward([x, w.norm, rstd, grad], formats.compute, of_normed, results)
         })
     }
 }

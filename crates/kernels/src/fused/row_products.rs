@@ -2,10 +2,12 @@
 //!
 //! That takes recipes which round every value on its own. A scale that rows share is known only when all of them are.
 
+use super::Norm;
 use super::projection::Projection;
 use crate::matmul::{Before, Mat, MatMut, Update};
 use crate::profile::{Part, Work, span};
 use crate::quantized::{Matrix, QuantizedLinear, Role};
+use crate::rms_norm;
 use crate::round::round_rows;
 use crate::row_tasks::{Operands, RowProducts};
 use crate::simd::add;
@@ -167,18 +169,43 @@ impl<'a> RowFormats<'a> {
         past: &'g mut [f32],
         operand: &'g mut [f32],
     ) -> [&'g [f32]; 2] {
-        let mut grad = grad;
-        if !past.is_empty() {
-            past.copy_from_slice(grad);
-            round_rows(past, residual);
-            grad = past;
-        }
+        let grad = past_block(grad, residual, past);
         if operand.is_empty() {
             return [grad; 2];
         }
         operand.copy_from_slice(grad);
         self.enter(Role::Grad, operand);
         [grad, operand]
+    }
+
+    /// The norm in front of the projections: their operand, and `rstd`, which is returned.
+    pub(super) fn norm(
+        &self,
+        norm: &Norm,
+        [x, w]: [&[f32]; 2],
+        format: NumericFormat,
+        normed: &mut [f32],
+    ) -> Vec<f32> {
+        let rstd = rms_norm::forward_rows(x, w, norm.eps as f32, normed);
+        round_rows(normed, format);
+        self.enter(Role::Input, normed);
+        rstd
+    }
+
+    /// The operand that [`RowFormats::norm`] gave again, and from the gradient of it to that of x, to which `grad` is added.
+    /// Returns sums for the gradient of the norm's weight.
+    pub(super) fn norm_backward(
+        &self,
+        [x, w, rstd, grad]: [&[f32]; 4],
+        format: NumericFormat,
+        of_normed: &mut [f32],
+        [normed, of_x]: [&mut [f32]; 2],
+    ) -> Vec<f32> {
+        round_rows(of_normed, format);
+        rms_norm::again_rows(x, w, rstd, normed);
+        round_rows(normed, format);
+        self.round(Role::Input, normed);
+        rms_norm::backward_rows(x, w, rstd, of_normed, Some(grad), of_x)
     }
 
     /// y ← residual + a b, in the format of the residual stream.
@@ -226,4 +253,19 @@ impl<'a> RowFormats<'a> {
             }
         }
     }
+}
+
+/// The width of a gradient's copy in the format of the residual stream, where it needs one.
+pub(super) fn width_past_block(residual: NumericFormat, width: usize) -> usize {
+    if residual == NumericFormat::Fp32 { 0 } else { width }
+}
+
+/// The gradient of a block's rows as it goes past the block, in `memory` if that has the width of [`width_past_block`].
+pub(super) fn past_block<'g>(grad: &'g [f32], residual: NumericFormat, memory: &'g mut [f32]) -> &'g [f32] {
+    if memory.is_empty() {
+        return grad;
+    }
+    memory.copy_from_slice(grad);
+    round_rows(memory, residual);
+    memory
 }
