@@ -40,6 +40,9 @@ const TERMS: usize = 256;
 /// Floats of b that are packed at a time: 4 MiB, to be read from the L3 cache.
 const PACKED: usize = 1 << 20;
 
+/// Columns of b that are packed at a time where it has so many, at the cost of terms: a is packed again for others.
+const WIDE: usize = 768;
+
 /// Rows and columns of the parts that products with long sums are cut into, at most.
 const LONG_PART: [usize; 2] = [352, 352];
 
@@ -105,7 +108,7 @@ impl Products {
         } else if packed_floats(sums) <= PACKED
             && sums.iter().all(|sum| sum.c.shape()[0] == sums[0].c.shape()[0])
         {
-            self.together(sums, threads);
+            self.together(sums, |b| block_len(b.rows), threads);
         } else if let [sum] = sums {
             self.one_by_one(sum, threads);
         } else {
@@ -121,13 +124,20 @@ impl Products {
                 self.alone(Part { c: sum.c.window([0, 0], [a.rows, b.cols]), update, a }, b);
                 continue;
             }
-            let terms = a.cols.next_multiple_of(even_part(a.cols, TERMS, 4));
-            let cols = even_part(b.cols, PACKED / terms, self.kernel.cols);
+            let block = block_len(a.cols);
+            let terms = a.cols.next_multiple_of(block);
+            let cols = even_part(b.cols, (PACKED / terms).max(WIDE), self.kernel.cols);
+            let terms = if terms * cols <= PACKED { terms } else { block * (PACKED / (block * cols)).max(1) };
             for col in (0..b.cols).step_by(cols) {
                 let shape = [a.rows, cols];
-                let (c, update) = (sum.c.window([0, col], shape), update.window([0, col], shape));
-                let products = vec![(a, b.window([0, col], [b.rows, cols]))];
-                self.together(&mut [Sum { c, update, products, finish: None }], threads);
+                let mut update = update.window([0, col], shape);
+                for term in (0..a.cols).step_by(terms) {
+                    let c = sum.c.window([0, col], shape);
+                    let a = a.window([0, term], [a.rows, terms]);
+                    let products = vec![(a, b.window([term, col], [terms, cols]))];
+                    self.together(&mut [Sum { c, update, products, finish: None }], |_| block, threads);
+                    update = update.more();
+                }
             }
         }
     }
@@ -154,7 +164,7 @@ impl Products {
 
     /// A product on the calling thread.
     fn alone(self, Part { mut c, update, a }: Part<'_>, b: Mat<'_>) {
-        let terms = even_part(b.rows, TERMS, 4);
+        let terms = block_len(b.rows);
         let cols = even_part(b.cols, PACKED / terms, self.kernel.cols);
         let mut buffer = PACKED_B.take();
         for col in (0..b.cols).step_by(cols) {
@@ -174,11 +184,13 @@ impl Products {
         PACKED_B.set(buffer);
     }
 
-    /// Sums of as many rows on all threads, which share packed right operands. A task takes some rows through all products.
-    fn together(self, sums: &mut [Sum<'_>], threads: usize) {
+    /// Sums of as many rows on all threads, which share right operands that are packed in blocks of so many terms. A task takes
+    /// some rows through all products.
+    fn together(self, sums: &mut [Sum<'_>], block: impl Fn(Mat<'_>) -> usize, threads: usize) {
         let Some(all_rows) = sums.first().map(|sum| sum.c.shape()[0]) else { return };
         let mut buffer = PACKED_B.take();
-        let right = sums.iter().flat_map(|sum| sum.products.iter().map(|(_, b)| *b)).collect::<Vec<_>>();
+        let right = sums.iter().flat_map(|sum| sum.products.iter().map(|(_, b)| (*b, block(*b))));
+        let right = right.collect::<Vec<_>>();
         let packed = self.pack(&right, &|_, _| {}, &mut buffer);
         let mut packed = &packed[..];
         let mut tasks: Vec<_> = rows_in_turn(all_rows, threads).map(|rows| (rows, vec![])).collect();
@@ -212,29 +224,28 @@ impl Products {
         PACKED_B.set(buffer);
     }
 
-    /// Packs right operands in blocks of terms, on all threads, each changed by `round`, which is given its number and packed
-    /// values.
+    /// Packs right operands in blocks of so many terms, on all threads, each changed by `round`, which is given its number and
+    /// packed values.
     fn pack<'a>(
         self,
-        right: &[Mat<'_>],
+        right: &[(Mat<'_>, usize)],
         round: &(impl Fn(usize, &mut [f32]) + Sync),
         buffer: &'a mut Buffer,
     ) -> Vec<Packed<'a>> {
         /// Strips that are packed together.
         const STRIPS: usize = 4;
         let kernel = self.kernel;
-        let blocks = |b: Mat<'_>| {
-            let terms = even_part(b.rows, TERMS, 4);
+        let blocks = |(b, terms): (Mat<'_>, usize)| {
             (0..b.rows).step_by(terms).map(move |term| terms.min(b.rows - term))
         };
-        let all = || right.iter().flat_map(|&b| blocks(b).map(move |rows| (b, rows)));
+        let all = || right.iter().flat_map(|&(b, terms)| blocks((b, terms)).map(move |rows| (b, rows)));
         let mut free = buffer.floats(all().map(|(b, rows)| kernel.packed_len(rows, b.cols)).sum());
         let (mut parts, mut packed) = (vec![], vec![]);
         let mut place = 0;
-        for (index, &b) in right.iter().enumerate() {
+        for (index, &(b, terms)) in right.iter().enumerate() {
             let mut term = 0;
             let mut of_b = vec![];
-            for rows in blocks(b) {
+            for rows in blocks((b, terms)) {
                 let floats;
                 (floats, free) = free.split_at_mut(kernel.packed_len(rows, b.cols));
                 of_b.push((place, floats.len(), rows));
@@ -276,6 +287,11 @@ fn is_long(sum: &Sum<'_>) -> bool {
 /// About how many floats the right operands take when they are packed.
 fn packed_floats(sums: &[Sum<'_>]) -> usize {
     sums.iter().flat_map(|sum| &sum.products).map(|(_, b)| b.rows * b.cols).sum()
+}
+
+/// Terms that are summed in registers, of so many. Sums depend on it.
+fn block_len(terms: usize) -> usize {
+    even_part(terms, TERMS, 4)
 }
 
 /// The length of equal parts of `len` that are at most `most` long, but for rounding up to multiples of `unit`.

@@ -1,7 +1,7 @@
 //! Products of the rows of a task with right operands that all tasks share.
 
 use super::strips::LeftCopy;
-use super::{Kernel, PACKED_A, PACKED_B, Packed, Products};
+use super::{Kernel, PACKED_A, PACKED_B, Packed, Products, block_len};
 use crate::matmul::{Mat, MatMut, Update};
 
 impl Kernel {
@@ -13,8 +13,9 @@ impl Kernel {
         round: &(impl Fn(usize, &mut [f32]) + Sync),
         f: impl FnOnce(&[Packed<'_>]) -> R,
     ) -> R {
+        let right: Vec<_> = right.iter().map(|b| (*b, block_len(b.rows))).collect();
         let mut buffer = PACKED_B.take();
-        let result = f(&Products { kernel: self }.pack(right, round, &mut buffer));
+        let result = f(&Products { kernel: self }.pack(&right, round, &mut buffer));
         PACKED_B.set(buffer);
         result
     }

@@ -182,6 +182,7 @@ fn around_the_sizes_of_blocks() {
         [13, 3, 1000],
         [900, 5, 33],
         [12, TERMS + 3, PACKED / TERMS + 1],
+        [12, PACKED / WIDE + 5, WIDE],
     ] {
         for orders in [[Order::Rows, Order::Columns], [Order::Columns, Order::Rows]] {
             agrees(shape, orders, Update::ACCUMULATE);
