@@ -3,8 +3,11 @@
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
 use crate::cross_entropy::check_ids;
+use crate::gathered::{Gradient, gather};
 use crate::profile::{Part, Work, span};
+use crate::simd::add;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
 /// out_n = weight\[id_n\]: weight \[v, d\], ids \[n\] of u32, out \[n, d\].
 ///
@@ -62,28 +65,61 @@ impl CustomOp2 for Embedding {
         _out: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (v, d) = weight.dims2()?;
-        let work = Work::floats(dy.elem_count() + v * d);
-        let gradient = span(Part::Embedding, work, || {
-            with_elements([&dy.contiguous()?], |[dy]| {
-                with_elements([ids], |[ids]| Ok(summed(dy, ids, [v, d])))
-            })
-        })?;
-        Ok((Some(Tensor::from_vec(gradient, (v, d), weight.device())?), None))
+        let rows = OfRows::new(dy.contiguous()?, ids.clone());
+        Ok((gather(weight, Gradient::Rows(rows))?, None))
     }
 }
 
-/// The gradient \[v, d\] of the table.
-fn summed(dy: &[f32], ids: &[u32], [v, d]: [usize; 2]) -> Vec<f32> {
-    let places = Places::of(ids, v);
-    let rows = rows_per_task(d);
-    fill_one(v * d, (rows * d).max(1), |task, gradient| {
-        for (id, gradient) in (task * rows..).zip(gradient.chunks_exact_mut(d)) {
-            for &place in places.get(id) {
-                add(gradient, &dy[place as usize * d..][..d]);
-            }
-        }
-    })
+/// The gradient of a table, by the rows that were looked up.
+pub(crate) struct OfRows {
+    /// \[n, d\].
+    dy: Tensor,
+    /// \[n\].
+    ids: Tensor,
+}
+
+impl OfRows {
+    /// From those of the rows, \[n, d\], and their ids, \[n\], both contiguous.
+    pub(crate) fn new(dy: Tensor, ids: Tensor) -> Self {
+        Self { dy, ids }
+    }
+
+    /// The gradient of all of a table \[v, d\].
+    pub(crate) fn dense(&self, (v, d): (usize, usize)) -> Result<Vec<f32>> {
+        self.read(v * d, |dy, ids| {
+            let (places, rows) = (Places::of(ids, v), rows_per_task(d));
+            fill_one(v * d, (rows * d).max(1), |task, gradient| {
+                for (id, gradient) in (task * rows..).zip(gradient.chunks_exact_mut(d)) {
+                    places.add_rows(id, dy, gradient);
+                }
+            })
+        })
+    }
+
+    /// Adds it to another of the table.
+    pub(crate) fn add_to(&self, gradient: &mut [f32], (v, d): (usize, usize)) -> Result<()> {
+        self.read(2 * self.dy.elem_count(), |dy, ids| {
+            let (places, rows) = (Places::of(ids, v), rows_per_task(d));
+            gradient.par_chunks_mut((rows * d).max(1)).enumerate().for_each(|(task, gradient)| {
+                let mut sum = vec![];
+                for (id, gradient) in (task * rows..).zip(gradient.chunks_exact_mut(d)) {
+                    if !places.get(id).is_empty() {
+                        sum.clear();
+                        sum.resize(d, 0.0);
+                        places.add_rows(id, dy, &mut sum);
+                        add(gradient, &sum);
+                    }
+                }
+            });
+        })
+    }
+
+    /// Calls `f`, which goes through so many more floats.
+    fn read<R>(&self, floats: usize, f: impl FnOnce(&[f32], &[u32]) -> R) -> Result<R> {
+        span(Part::Embedding, Work::floats(self.dy.elem_count() + floats), || {
+            with_elements([&self.dy], |[dy]| with_elements([&self.ids], |[ids]| Ok(f(dy, ids))))
+        })
+    }
 }
 
 /// The places of every id, ascending, by counting sort: tasks can then own rows of the table instead of
@@ -115,12 +151,11 @@ impl Places {
     fn get(&self, id: usize) -> &[u32] {
         &self.places[self.starts[id] as usize..self.starts[id + 1] as usize]
     }
-}
 
-crate::multiversion! {
-    fn add(sum: &mut [f32], x: &[f32]) {
-        for (sum, x) in sum.iter_mut().zip(x) {
-            *sum += x;
+    /// Adds the rows at all places of an id, in order of place.
+    fn add_rows(&self, id: usize, rows: &[f32], sum: &mut [f32]) {
+        for &place in self.get(id) {
+            add(sum, &rows[place as usize * sum.len()..][..sum.len()]);
         }
     }
 }

@@ -41,6 +41,7 @@ mod rope;
 mod attention;
 mod cross_entropy;
 mod embedding;
+mod gathered;
 mod heads;
 
 pub mod profile;
@@ -58,9 +59,10 @@ pub use attention::causal_attention;
 pub use cross_entropy::{cross_entropy, token_losses};
 pub use embedding::embedding;
 pub use fused::{
-    AttentionBlock, Branch, FfnBlock, Formats, HeadLoss, Norm, Projection, ResidualBlock, Saving, backward,
+    AttentionBlock, Branch, FfnBlock, Formats, HeadLoss, Norm, Projection, ResidualBlock, Saving,
     residual_blocks,
 };
+pub use gathered::backward;
 pub use grad_norm::grad_sq_norm;
 pub use linear::linear;
 pub use numerics::multiversion;

@@ -10,7 +10,7 @@
 //! them run `f32` on the CPU; products and the values between them may be rounded as a recipe below f32 says.
 //!
 //! A custom operation of Candle has three arguments at most, a block alone has up to six weights. They enter through
-//! a [`Relay`](relay::Relay): one scalar that depends on all of them. [`backward`] takes their gradients from there.
+//! a [`Relay`](relay::Relay): one scalar that depends on all of them. [`backward`](crate::backward) takes their gradients from there.
 
 mod attention_block;
 mod attention_rows;
@@ -26,7 +26,6 @@ pub use attention_block::AttentionBlock;
 pub use ffn_block::{Branch, FfnBlock};
 pub use head_loss::HeadLoss;
 pub use projection::Projection;
-pub use relay::backward;
 pub use residual_blocks::{ResidualBlock, residual_blocks};
 
 use crate::profile::{Part, Work, span};

@@ -1,63 +1,15 @@
 //! Gradients of any number of weights through one edge of Candle's graph.
 
-use candle_core::backprop::GradStore;
+use crate::gathered::{Gradient, gather};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor};
-use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
-
-thread_local! {
-    /// Variables and their gradients, while [`backward`] runs on this thread.
-    static GATHERED: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
-}
-
-/// The gradients of a scalar, as [`Tensor::backward`] gives them, with fewer passes over memory.
-///
-/// Candle makes zeros for every gradient and adds to them, in threads of its own that go on spinning for a while on cores
-/// where others are about to work. Weights of fused blocks that are variables are spared that here.
-///
-/// # Errors
-/// When the backward pass fails.
-pub fn backward(loss: &Tensor) -> Result<GradStore> {
-    /// Puts back what was gathered before, whatever happens.
-    struct Before(Option<Vec<(Tensor, Tensor)>>);
-
-    impl Drop for Before {
-        fn drop(&mut self) {
-            GATHERED.set(self.0.take());
-        }
-    }
-
-    let before = Before(GATHERED.replace(Some(vec![])));
-    let mut gradients = loss.backward()?;
-    let gathered = GATHERED.take().unwrap_or_default();
-    drop(before);
-    for (weight, gradient) in gathered {
-        let sum = match gradients.remove(&weight) {
-            Some(earlier) => (earlier + gradient)?,
-            None => gradient,
-        };
-        gradients.insert(&weight, sum);
-    }
-    Ok(gradients)
-}
-
-/// Leaves a variable's gradient to a running [`backward`], or gives it back.
-fn gather(weight: &Tensor, gradient: Tensor) -> Option<Tensor> {
-    GATHERED.with_borrow_mut(|gathered| match gathered {
-        Some(gathered) if weight.is_variable() => {
-            gathered.push((weight.clone(), gradient));
-            None
-        }
-        Some(_) | None => Some(gradient),
-    })
-}
 
 /// Where a block leaves the gradient of one weight.
 type Cell = Arc<Mutex<Option<Vec<f32>>>>;
 
 /// A scalar that depends on all weights of a block, by a chain of links with one weight each. The block takes it
 /// as an argument. In the backward pass the block comes first: it leaves its weights' gradients in the cells, and
-/// each link hands one of them to [`backward`], or to Candle, which adds it to what else the weight gets.
+/// each link hands one of them to [`backward`](crate::backward), or to Candle, which adds it to what else the weight gets.
 pub(super) struct Relay {
     weights: Vec<Tensor>,
     cells: Vec<Cell>,
@@ -125,7 +77,7 @@ impl CustomOp2 for Link {
         let Some(gradient) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             candle_core::bail!("a fused block left no gradient for a weight of shape {:?}", weight.dims())
         };
-        let gradient = Tensor::from_vec(gradient, weight.shape(), weight.device())?;
-        Ok((gather(weight, gradient), earlier.track_op().then(|| grad.clone())))
+        let gradient = gather(weight, Gradient::Dense(gradient))?;
+        Ok((gradient, earlier.track_op().then(|| grad.clone())))
     }
 }
