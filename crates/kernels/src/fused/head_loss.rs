@@ -4,7 +4,7 @@ use super::projection::Projection;
 use super::relay::Relay;
 use super::row_products::RowFormats;
 use super::{Formats, Norm, norm_backward, rows_of, will_go_back};
-use crate::buffers::elements;
+use crate::buffers::{elements, with_elements};
 use crate::cross_entropy::{check_ids, loss_and_gradient, losses_and_gradient};
 use crate::matmul::{Mat, Update, written};
 use crate::profile::{Clock, Part, Shared, Work, matmul_span, pass, product, span};
@@ -13,7 +13,7 @@ use crate::round::round_in_place;
 use crate::row_tasks::{RightOperands, RowTask, RowUnit};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 /// Mean over n of -ln softmax(head(norm(x_n)))\[target_n\].
 ///
@@ -55,7 +55,7 @@ impl HeadLoss {
         x.apply_op3(
             &targets_n.contiguous()?,
             &scalar,
-            Op { block: self.clone(), relay, keep, kept: OnceLock::new() },
+            Op { block: self.clone(), relay, keep, kept: Mutex::default() },
         )
     }
 }
@@ -64,7 +64,8 @@ struct Op {
     block: HeadLoss,
     relay: Relay,
     keep: bool,
-    kept: OnceLock<Kept>,
+    /// Handed out by the first backward pass; any other computes it again.
+    kept: Mutex<Option<Kept>>,
 }
 
 /// Gradients of the mean loss.
@@ -81,7 +82,7 @@ const LOGITS: usize = 2 << 20;
 const SCALED_AT_ONCE: usize = 32 * 1024;
 
 /// Fewest tokens in a chunk, so that the products stay large.
-const FEWEST: usize = 256;
+const FEWEST: usize = 512;
 
 impl Op {
     fn run(&self, x: &[f32], targets: &[u32], norm: &[f32], head: &[f32]) -> Result<(f32, Option<Kept>)> {
@@ -267,30 +268,38 @@ impl CustomOp3 for Op {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, targets) = (elements(x, x_layout)?, elements(targets, targets_layout)?);
         let (loss, kept) = self.relay.with_weights(|w| self.run(x, targets, w[0], w[1]))?;
-        if let Some(kept) = kept {
-            self.kept.get_or_init(|| kept);
-        }
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        _targets: &Tensor,
+        targets: &Tensor,
         scalar: &Tensor,
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.get() else { candle_core::bail!("head loss: backward before forward") };
-        let factor = grad.to_scalar::<f32>()?;
-        let scaled = |gradient: &[f32]| -> Vec<f32> {
-            gradient.par_iter().with_min_len(SCALED_AT_ONCE).map(|g| g * factor).collect()
+        let first = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = match first {
+            Some(kept) => Some(kept),
+            None => with_elements([x], |[x]| {
+                with_elements([targets], |[targets]| {
+                    self.relay.with_weights(|w| Ok(self.run(x, targets, w[0], w[1])?.1))
+                })
+            })?,
         };
-        self.relay.leave(vec![scaled(&kept.norm), scaled(&kept.head)]);
-        Ok((
-            Some(Tensor::from_vec(scaled(&kept.x), x.shape(), x.device())?),
-            None,
-            Some(scalar.zeros_like()?),
-        ))
+        let Some(mut kept) = kept else {
+            candle_core::bail!("head loss: backward where no gradient was wanted")
+        };
+        let factor = grad.to_scalar::<f32>()?;
+        if factor != 1.0 {
+            for gradient in [&mut kept.x, &mut kept.norm, &mut kept.head] {
+                gradient.par_iter_mut().with_min_len(SCALED_AT_ONCE).for_each(|g| *g *= factor);
+            }
+        }
+        self.relay.leave(vec![kept.norm, kept.head]);
+        let of_x = Tensor::from_vec(kept.x, x.shape(), x.device())?;
+        Ok((Some(of_x), None, Some(scalar.zeros_like()?)))
     }
 }
