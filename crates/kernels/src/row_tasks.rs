@@ -17,8 +17,9 @@ pub(crate) const ROW_UNIT: usize = 24;
 /// Rows in a task, at most: those of a product's left operand are 96 KiB of the L2 cache.
 pub(crate) const ROWS: usize = 96;
 
-/// Floats of right operands that are packed at a time: 8 MiB, to be read from the L3 cache.
-const TOGETHER: usize = 2 << 20;
+/// Floats of right operands that are packed at a time: 64 MiB. A task's rows are enough work for what it then reads, be it from
+/// memory.
+const TOGETHER: usize = 16 << 20;
 
 thread_local! {
     /// What lies between the products of a task.
