@@ -99,21 +99,20 @@ impl CustomOp3 for CausalAttention {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        out: &Tensor,
+        _out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(log_sum_exp) = self.log_sum_exp.get() else {
             candle_core::bail!("causal_attention: backward before forward")
         };
-        let passes_back = |views: [(&CpuStorage, &Layout); 5]| {
+        let passes_back = |views: [(&CpuStorage, &Layout); 4]| {
             let shape = HeadShape::of(views[0].1)?;
-            let [q, k, v, out, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
-            Ok(backward([q?, k?, v?, out?], log_sum_exp, grad?, shape, self.scale))
+            let [q, k, v, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
+            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale))
         };
         // Four products besides that of q and k, which only recomputes the scores.
-        let gradients = span(Part::Attention, work(q, 4, 8)?, || {
-            with_cpu([q, k, v, out, &grad.contiguous()?], passes_back)
-        })?;
+        let gradients =
+            span(Part::Attention, work(q, 4, 7)?, || with_cpu([q, k, v, &grad.contiguous()?], passes_back))?;
         let [dq, dk, dv] = gradients.map(|gradient| Tensor::from_vec(gradient, q.shape(), q.device()));
         Ok((Some(dq?), Some(dk?), Some(dv?)))
     }

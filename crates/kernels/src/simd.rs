@@ -14,7 +14,7 @@ pub use numerics::simd::{Isa, isa};
 // would take as long as many blocks.
 
 /// Partial results: two AVX2 registers, one of AVX-512.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Up to `LANES` floats, filled up with `neutral`.
 #[inline(always)]
@@ -102,6 +102,21 @@ pub(crate) fn exp_minus_in_place(x: &mut [f32], shift: f32) -> f32 {
         let mut last = padded(rest, f32::NEG_INFINITY);
         step(&mut last);
         rest.copy_from_slice(&last[..rest.len()]);
+    }
+    combine(lanes, |a, b| a + b)
+}
+
+/// x ← exp(x - shift), returning Σ y x of the new x; as [`sum_exp_minus`], for whole blocks of `LANES`.
+#[inline(always)]
+pub(crate) fn exp_minus_in_place_dot(x: &mut [f32], shift: f32, y: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (blocks, rest) = x.as_chunks_mut::<LANES>();
+    debug_assert!(rest.is_empty());
+    for (x, y) in blocks.iter_mut().zip(y.as_chunks::<LANES>().0) {
+        for i in 0..LANES {
+            x[i] = exp_or_zero(x[i] - shift);
+            lanes[i] += x[i] * y[i];
+        }
     }
     combine(lanes, |a, b| a + b)
 }

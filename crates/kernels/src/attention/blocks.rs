@@ -8,9 +8,8 @@
 
 use crate::f32_matmul::{Buffer, Kernel, Skip};
 use crate::heads::{HeadShape, Heads, HeadsMut};
-use crate::math::exp_or_zero;
 use crate::matmul::{Before, Mat, MatMut, Update};
-use crate::simd::{dot, exp_minus_in_place, max};
+use crate::simd::{LANES, exp_minus_in_place, exp_minus_in_place_dot, max};
 use rayon::prelude::*;
 
 /// Rows of scores that are alive at a time in the forward pass: whole tiles, and little of the future.
@@ -19,9 +18,6 @@ pub(super) const BLOCK: usize = 24;
 /// The same in the backward pass, where the gradients of keys and values are sums over the rows of a block: longer sums
 /// are quicker.
 pub(super) const BACKWARD_BLOCK: usize = 48;
-
-/// Rows are gone through in blocks of so many floats.
-const LANES: usize = 16;
 
 /// The output and the log of the softmax's denominator of every row, \[b, h, t\].
 pub(crate) fn forward([q, k, v]: [Heads<'_>; 3], shape: HeadShape, scale: f32) -> (Vec<f32>, Vec<f32>) {
@@ -46,7 +42,7 @@ pub(crate) fn forward([q, k, v]: [Heads<'_>; 3], shape: HeadShape, scale: f32) -
 
 /// Gradients of q, k and v, from what [`forward`] was given and gave.
 pub(crate) fn backward(
-    [q, k, v, out]: [Heads<'_>; 4],
+    [q, k, v]: [Heads<'_>; 3],
     log_sum_exp: &[f32],
     grad: Heads<'_>,
     shape: HeadShape,
@@ -62,7 +58,6 @@ pub(crate) fn backward(
                 q: q.get(head),
                 k: k.get(head),
                 v: v.get(head),
-                out: out.get(head),
                 log_sum_exp: &log_sum_exp[head * shape.t..][..shape.t],
             };
             // SAFETY: every head is one task.
@@ -140,7 +135,6 @@ struct Saved<'a> {
     q: Mat<'a>,
     k: Mat<'a>,
     v: Mat<'a>,
-    out: Mat<'a>,
     log_sum_exp: &'a [f32],
 }
 
@@ -168,7 +162,7 @@ impl Scratch {
 }
 
 /// One head backward. With probabilities P, S = scale q kᵀ and G the gradient of the output: dV = Pᵀ G, dP =
-/// G Vᵀ, dS = P (dP - δ) with δ_i = Σ_j P_ij dP_ij = G_i · out_i, dQ = scale dS K, dK = scale dSᵀ Q.
+/// G Vᵀ, dS = P (dP - δ) with δ_i = Σ_j P_ij dP_ij, dQ = scale dS K, dK = scale dSᵀ Q.
 fn backward_head(
     saved: &Saved<'_>,
     grad: Mat<'_>,
@@ -176,7 +170,7 @@ fn backward_head(
     scratch: &mut Scratch,
     [mut dq, mut dk, mut dv]: [MatMut<'_>; 3],
 ) {
-    let Saved { q, k, v, out, log_sum_exp } = *saved;
+    let Saved { q, k, v, log_sum_exp } = *saved;
     let Scratch { probs, d_scores, gradients, packed, spare } = scratch;
     let kernel = Kernel::new();
     let [queries, keys, keys_t, values_t, grads] = packed;
@@ -189,7 +183,7 @@ fn backward_head(
     for start in (0..t).step_by(BACKWARD_BLOCK).rev() {
         let rows = BACKWARD_BLOCK.min(t - start);
         let seen = start + rows;
-        let (q, grad, out) = (q.rows(start, rows), grad.rows(start, rows), out.rows(start, rows));
+        let (q, grad) = (q.rows(start, rows), grad.rows(start, rows));
         let scaled = Update { factor: scale, ..Update::OVERWRITE };
         let diagonal = start.cast_signed();
         let wanted = Skip::ResultAbove(diagonal);
@@ -197,7 +191,7 @@ fn backward_head(
             [&mut *probs, &mut *d_scores].map(|block| block.view_mut(rows, kernel.whole_strips(seen)));
         kernel.multiply_packed(&mut scores, scaled, q, keys_t, wanted, spare);
         kernel.multiply_packed(&mut d_probs, Update::OVERWRITE, grad, values_t, wanted, spare);
-        softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen], [grad, out]);
+        softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen]);
         let (probs, d_scores) = (probs.view(rows, seen), d_scores.view(rows, seen));
         let before = if seen < t { Before::There } else { Before::Nothing };
         kernel.multiply(&mut dq.rows(start, rows), scaled, d_scores, keys, Skip::LeftAbove(diagonal), spare);
@@ -229,27 +223,20 @@ crate::multiversion! {
         }
     }
 
-    /// From scores of the rows from `start` on to probabilities p = e^(score - log_sum_exp), and from dp to
-    /// p (dp - grad out): both zero for the future.
-    fn softmax_backward_rows(
-        scores: &mut Rows, grads: &mut Rows, start: usize, log_sum_exp: &[f32], grad_and_out: [Mat<'_>; 2],
-    ) {
+    /// From scores of the rows from `start` on to probabilities p = e^(score - log_sum_exp), and from dp to p (dp - Σ p dp): both
+    /// zero for the future. (The sum is also the product of a row's gradient and result, but those lie in memory and these in
+    /// the cache.)
+    fn softmax_backward_rows(scores: &mut Rows, grads: &mut Rows, start: usize, log_sum_exp: &[f32]) {
         let seen = start + log_sum_exp.len();
-        let [grad, out] = grad_and_out;
         let rows = scores.floats.chunks_exact_mut(scores.stride).zip(grads.floats.chunks_exact_mut(grads.stride));
         for (row, ((scores, grads), log_sum_exp)) in rows.zip(log_sum_exp).enumerate() {
             let visible = start + row + 1;
             let whole = visible.next_multiple_of(LANES);
             scores[visible..whole].fill(f32::NEG_INFINITY);
             grads[visible..whole].fill(0.0);
-            let delta = dot(grad.row(row), out.row(row));
-            let blocks = scores[..whole].as_chunks_mut::<LANES>().0.iter_mut().zip(grads[..whole].as_chunks_mut::<LANES>().0);
-            for (scores, grads) in blocks {
-                for (score, grad) in scores.iter_mut().zip(grads) {
-                    let prob = exp_or_zero(*score - log_sum_exp);
-                    *score = prob;
-                    *grad = prob * (*grad - delta);
-                }
+            let delta = exp_minus_in_place_dot(&mut scores[..whole], *log_sum_exp, &grads[..whole]);
+            for (grad, prob) in grads[..whole].iter_mut().zip(&scores[..whole]) {
+                *grad = prob * (*grad - delta);
             }
             zero(scores, whole, seen);
             zero(grads, whole, seen);

@@ -1,5 +1,6 @@
 //! Copies of parts of a and b in the order in which a kernel reads them.
 
+use super::tile::prefetch;
 use crate::matmul::Mat;
 use crate::simd::{SIDE, turned};
 
@@ -58,6 +59,9 @@ pub(super) fn pack_rows<const HEIGHT: usize>(from: Mat<'_>, to: &mut [f32]) {
     }
 }
 
+/// Rows that are asked for ahead: short rows far apart, as those of a head, are not foreseen by the CPU.
+const AHEAD: usize = 32;
+
 /// Packs a view in strips of `WIDTH` columns: for every row its part of the strip, zeros beyond the last column.
 #[inline(always)]
 pub(super) fn pack<const WIDTH: usize>(from: Mat<'_>, to: &mut [f32]) {
@@ -71,6 +75,7 @@ pub(super) fn pack<const WIDTH: usize>(from: Mat<'_>, to: &mut [f32]) {
         for row in (0..from.rows).step_by(together) {
             let count = together.min(from.rows - row);
             for (strip, col) in strips.clone() {
+                prefetch(from.place(row + AHEAD, col));
                 let to = &mut to[strip * pitch + row..][..count];
                 if col + WIDTH <= from.cols {
                     for (i, to) in to.iter_mut().enumerate() {

@@ -284,7 +284,7 @@ unsafe fn add_products<V: Vector, const ROWS: usize, const VECTORS: usize>(
 
 /// Asks for the cache line of an address.
 #[inline(always)]
-fn prefetch(address: *const f32) {
+pub(super) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: it is a hint, and faults nowhere.
     unsafe {

@@ -208,11 +208,10 @@ impl Shaped {
 
     /// Gradients of queries, keys and values from that of what the heads gave.
     fn back_through_heads(&self, kept: &Kept, of_out: &[f32]) -> [Vec<f32>; 3] {
-        span(Part::Attention, self.attention_work(4.0, 8), || {
-            let [q, k, v] = self.heads(&kept.qkv);
-            let [out, of_out] = [&kept.out, of_out].map(|x| Heads::contiguous(x, self.shape));
+        span(Part::Attention, self.attention_work(4.0, 7), || {
+            let of_out = Heads::contiguous(of_out, self.shape);
             let scale = self.block.scale as f32;
-            attention::backward([q, k, v, out], &kept.log_sum_exp, of_out, self.shape, scale)
+            attention::backward(self.heads(&kept.qkv), &kept.log_sum_exp, of_out, self.shape, scale)
         })
     }
 

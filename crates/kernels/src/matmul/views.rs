@@ -52,6 +52,12 @@ impl<'a> Mat<'a> {
         self.data[row * self.row_stride..].as_ptr()
     }
 
+    /// Where an element would lie, there or not.
+    #[inline(always)]
+    pub(crate) fn place(self, row: usize, col: usize) -> *const f32 {
+        self.data.as_ptr().wrapping_add(row * self.row_stride + col * self.col_stride)
+    }
+
     /// Whether there is memory where so many rows would lie.
     pub(crate) fn reaches_row(self, rows: usize) -> bool {
         (rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride < self.data.len()
