@@ -1,9 +1,7 @@
 //! Reductions for loops that are compiled for several instruction sets.
 //!
 //! [`multiversion!`](crate::multiversion) and [`Isa`] come from `numerics`. Sums have a fixed number of partial
-//! sums and fused multiply-add is not asked for, so all versions give the same bits. (Fused, exp would take a third
-//! less time on its own and about a hundredth less of a training step, in which matrix products and memory
-//! dominate.)
+//! sums, so all versions give the same bits.
 
 use crate::math::exp_or_zero;
 

@@ -2,8 +2,9 @@
 //!
 //! Rust compiles for the oldest x86-64, four floats at a time. [`multiversion!`](crate::multiversion)
 //! compiles a function's body again for AVX2 (eight floats) and AVX-512 (sixteen). The loops are written so
-//! that the compiler can vectorise them, and nothing else differs: sums have a fixed number of partial sums
-//! and fused multiply-add is not asked for, so all versions give the same bits.
+//! that the compiler can vectorise them, and nothing else differs: sums have a fixed number of partial sums, and a
+//! multiplication is fused with an addition in all versions or in none, so all give the same bits. (The oldest x86-64 has no
+//! instruction for that: there [`f32::mul_add`] is a call of the C library, which is slow.)
 //!
 //! AMX adds no loop: it multiplies matrices of bf16. The loops run their AVX-512 version beside it, and the
 //! `kernels` crate gives it the products of operands that bf16 holds.
@@ -26,7 +27,7 @@ pub const ISA_VARIABLE: &str = "FFNLAB_ISA";
 pub enum Isa {
     /// What the compilation target guarantees: SSE2 on x86-64, NEON on AArch64.
     Baseline,
-    /// x86-64 with AVX2.
+    /// x86-64 with AVX2 and FMA.
     Avx2,
     /// x86-64 with the AVX-512 subsets F, VL, DQ and BW.
     Avx512,
@@ -113,7 +114,7 @@ pub fn widest() -> Isa {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw");
-    let avx2 = is_x86_feature_detected!("avx2");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     match (avx2, avx512) {
         (true, true) if amx() => Isa::Amx,
         (true, true) => Isa::Avx512,
@@ -181,7 +182,7 @@ macro_rules! multiversion {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }

@@ -16,7 +16,7 @@ pub fn exp(x: f32) -> f32 {
     // Comparisons that are false for NaN, which so stays NaN.
     let x = if x < -105.0 { -105.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
-    let shifted = x * LOG2_E + ROUND;
+    let shifted = x.mul_add(LOG2_E, ROUND);
     let e_r = exp_of_rest(x, shifted - ROUND);
     // n runs from -151 to 128: in two halves each factor is a normal number, and only the last product
     // rounds.
@@ -33,7 +33,7 @@ pub(crate) fn exp_or_zero(x: f32) -> f32 {
     const ROUND_BIASED: f32 = ROUND + 127.0;
     // Here the biased exponent is 0, and with it the factor.
     let x = if x < -88.0 { -88.0 } else { x };
-    let shifted = x * LOG2_E + ROUND_BIASED;
+    let shifted = x.mul_add(LOG2_E, ROUND_BIASED);
     exp_of_rest(x, shifted - ROUND_BIASED) * f32::from_bits(shifted.to_bits() << 23)
 }
 
@@ -44,8 +44,8 @@ const ROUND: f32 = 12_582_912.0;
 #[inline(always)]
 fn exp_of_rest(x: f32, n: f32) -> f32 {
     const P: [f32; 6] = [0.5, 0.166_666_65, 0.041_665_796, 0.008_333_452, 0.001_398_2, 0.000_198_756_91];
-    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
-    r * r * polynomial(r, P) + r + 1.0
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    (r * r).mul_add(polynomial(r, P), r) + 1.0
 }
 
 /// 2^n for -126 <= n <= 127, from its bits.
