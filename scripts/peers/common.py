@@ -148,13 +148,18 @@ def cpu():
     return fields.get("model name", "unknown processor"), [f for f in wanted if f in fields.get("flags", "").split()]
 
 
+def digest(path):
+    """Of a file, without all of it in memory: a child's peak memory begins with that of the process that started it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def describe(binary, threads, **same):
     """What rows belong to. Under "same": what must not change within one file."""
     model, flags = cpu()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "same": {"ffnlab_sha256": hashlib.sha256(Path(binary).read_bytes()).hexdigest()[:16], "cpu": model,
-                 "threads": threads, **same},
+        "same": {"ffnlab_sha256": digest(binary), "cpu": model, "threads": threads, **same},
         "ffnlab": output(str(binary), "--version"),
         "commit": output("git", "-C", str(ROOT), "rev-parse", "HEAD"),
         "uncommitted_changes": bool(output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")),
