@@ -68,6 +68,12 @@ pub(crate) fn with_elements<T: WithDType, R, const N: usize>(
     })
 }
 
+/// sum ← sum + x, on all threads of the current rayon pool.
+pub(crate) fn add_all(sum: &mut [f32], x: &[f32]) {
+    const TASK: usize = 1 << 15;
+    sum.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(sum, x)| crate::simd::add(sum, x));
+}
+
 /// Makes `N` buffers of `len` floats, block by block in parallel: `task(i, blocks)` writes the i-th
 /// `block_len` floats of every buffer (the last block may be shorter). Also returns what the tasks returned,
 /// in order.

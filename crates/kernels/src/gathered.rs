@@ -1,10 +1,9 @@
 //! Gradients of variables past Candle's graph.
 
+use crate::buffers::add_all;
 use crate::embedding::OfRows;
-use crate::simd::add;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 use std::cell::RefCell;
 
 thread_local! {
@@ -43,10 +42,11 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     drop(before);
     let mut sums: Vec<(Tensor, Gradient)> = vec![];
     for (variable, gradient) in gathered {
-        match sums.iter_mut().find(|(other, _)| other.id() == variable.id()) {
-            Some((_, sum)) => sum.add(gradient, &variable)?,
-            None => sums.push((variable, gradient)),
-        }
+        let gradient = match sums.iter().position(|(other, _)| other.id() == variable.id()) {
+            Some(earlier) => sums.swap_remove(earlier).1.plus(gradient, &variable)?,
+            None => gradient,
+        };
+        sums.push((variable, gradient));
     }
     for (variable, gradient) in sums {
         let gradient = gradient.into_tensor(&variable)?;
@@ -83,23 +83,18 @@ impl Gradient {
         Tensor::from_vec(self.into_dense(variable)?, variable.shape(), variable.device())
     }
 
-    /// Adds another of the same variable.
-    fn add(&mut self, other: Self, variable: &Tensor) -> Result<()> {
-        const TASK: usize = 1 << 15;
-        let (of_rows, dense) = match (std::mem::replace(self, Self::Dense(vec![])), other) {
-            (Self::Rows(rows), dense) | (dense, Self::Rows(rows)) => (Some(rows), dense),
-            (Self::Dense(mut sum), Self::Dense(other)) => {
-                let tasks = sum.par_chunks_mut(TASK).zip(other.par_chunks(TASK));
-                tasks.for_each(|(sum, other)| add(sum, other));
-                (None, Self::Dense(sum))
-            }
+    /// The sum with another of the same variable.
+    fn plus(self, other: Self, variable: &Tensor) -> Result<Self> {
+        // Rows are added to what is whole.
+        let (mut sum, other) = match (self, other) {
+            (rows @ Self::Rows(_), Self::Dense(whole)) => (whole, rows),
+            (sum, other) => (sum.into_dense(variable)?, other),
         };
-        let mut sum = dense.into_dense(variable)?;
-        if let Some(rows) = of_rows {
-            rows.add_to(&mut sum, variable.dims2()?)?;
+        match other {
+            Self::Dense(other) => add_all(&mut sum, &other),
+            Self::Rows(rows) => rows.add_to(&mut sum, variable.dims2()?)?,
         }
-        *self = Self::Dense(sum);
-        Ok(())
+        Ok(Self::Dense(sum))
     }
 }
 
@@ -140,8 +135,7 @@ mod tests {
         let dense = |seed| -> Result<Gradient> { Ok(Gradient::Dense(random(seed, v * d)?.to_vec1()?)) };
         let kinds: [&dyn Fn(u64) -> Result<Gradient>; 2] = [&rows, &dense];
         for (one, other) in kinds.iter().flat_map(|one| kinds.map(|other| (one, other))) {
-            let mut sum = one(5)?;
-            sum.add(other(6)?, &table)?;
+            let sum = one(5)?.plus(other(6)?, &table)?;
             let (a, b) = (one(5)?.into_dense(&table)?, other(6)?.into_dense(&table)?);
             let expected: Vec<_> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
             assert_eq!(sum.into_dense(&table)?, expected);

@@ -71,10 +71,7 @@ impl Operands {
         match sum {
             #[cfg(target_arch = "x86_64")]
             Some(mut sum) if self.on_tiles().is_some() => {
-                const TASK: usize = 1 << 15;
-                let product = self.product(a, b);
-                let tasks = sum.par_chunks_mut(TASK).zip(product.par_chunks(TASK));
-                tasks.for_each(|(sum, product)| crate::simd::add(sum, product));
+                crate::buffers::add_all(&mut sum, &self.product(a, b));
                 sum
             }
             Some(sum) => matmul::add_matmul(sum, a, b),

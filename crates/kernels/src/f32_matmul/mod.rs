@@ -125,9 +125,9 @@ impl Products {
                 continue;
             }
             let block = block_len(a.cols);
-            let terms = a.cols.next_multiple_of(block);
-            let cols = even_part(b.cols, (PACKED / terms).max(WIDE), self.kernel.cols);
-            let terms = if terms * cols <= PACKED { terms } else { block * (PACKED / (block * cols)).max(1) };
+            let all_terms = a.cols.next_multiple_of(block);
+            let cols = even_part(b.cols, (PACKED / all_terms).max(WIDE), self.kernel.cols);
+            let terms = (block * (PACKED / (block * cols)).max(1)).min(all_terms);
             for col in (0..b.cols).step_by(cols) {
                 let shape = [a.rows, cols];
                 let mut update = update.window([0, col], shape);

@@ -1,12 +1,11 @@
 //! The weight products inside a block.
 
 use crate::Kernels;
+use crate::buffers::add_all;
 use crate::matmul::{Mat, products, sum_of_products};
 use crate::profile::{Part, Work, matmul_span, span};
 use crate::quantized::{self, BackwardPass, Computation, Kept, Matrix, QuantizedLinear};
-use crate::simd;
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 use std::slice;
 
 /// A weight \[d_out, d_in\] and how it is multiplied: in f32, or as a recipe says.
@@ -172,12 +171,7 @@ fn mat(matrix: Matrix<'_>) -> Mat<'_> {
     Mat::row_major(matrix.values, matrix.rows, matrix.cols)
 }
 
-/// Floats per task of a pass that does next to nothing with each.
-const TASK: usize = 32 * 1024;
-
 /// sum ← sum + x.
 pub(super) fn add(sum: &mut [f32], x: &[f32]) {
-    span(Part::Residual, Work::floats(3 * x.len()), || {
-        sum.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(sum, x)| simd::add(sum, x));
-    });
+    span(Part::Residual, Work::floats(3 * x.len()), || add_all(sum, x));
 }
