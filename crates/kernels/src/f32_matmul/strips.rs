@@ -286,31 +286,36 @@ impl Kernel {
                 if row <= whole_rows {
                     unsafe { (a.multiply)(&operands) };
                 } else {
-                    let mut sums = [0.0; LARGEST_TILE];
-                    let (c_ptr, c_stride) = (sums.as_mut_ptr(), self.cols);
-                    // `sums` holds a tile of any kernel, and nothing before it is read.
-                    unsafe {
-                        (a.multiply)(&Operands { c: c_ptr, c_stride, before: ptr::null(), ..operands })
-                    };
+                    // By way of a whole tile, so that an element's bits do not depend on where tiles end.
+                    let mut tile = [0.0; LARGEST_TILE];
                     let (place, shape) = ([first, col], [self.rows, self.cols]);
+                    let mut c = c.window(place, shape);
+                    let [rows, cols] = c.shape();
                     let before = update.window(place, shape).before;
-                    take_part(&mut c.window(place, shape), before, sums.chunks_exact(self.cols));
+                    for (row, tile) in (0..rows).zip(tile.chunks_exact_mut(self.cols)) {
+                        match before {
+                            Before::Nothing => {}
+                            Before::There => tile[..cols].copy_from_slice(c.row(row)),
+                            Before::Other(mat) => tile[..cols].copy_from_slice(mat.row(row)),
+                        }
+                    }
+                    let (c_ptr, stride) = (tile.as_mut_ptr(), self.cols);
+                    let before = if update.is_overwrite() { ptr::null() } else { c_ptr.cast_const() };
+                    // `tile` holds a tile of any kernel.
+                    unsafe {
+                        (a.multiply)(&Operands {
+                            c: c_ptr,
+                            c_stride: stride,
+                            before,
+                            before_stride: stride,
+                            ..operands
+                        })
+                    };
+                    for (row, tile) in (0..rows).zip(tile.chunks_exact(self.cols)) {
+                        c.row(row).copy_from_slice(&tile[..cols]);
+                    }
                 }
             }
-        }
-    }
-}
-
-/// Moves as many sums as a tile at the edge has.
-fn take_part<'a>(tile: &mut MatMut<'_>, before: Before<'_>, sums: impl Iterator<Item = &'a [f32]>) {
-    let [rows, _] = tile.shape();
-    for (row, sums) in (0..rows).zip(sums) {
-        for (col, (c, sum)) in tile.row(row).iter_mut().zip(sums).enumerate() {
-            *c = match before {
-                Before::Nothing => *sum,
-                Before::There => *c + sum,
-                Before::Other(mat) => mat.get(row, col) + sum,
-            };
         }
     }
 }
