@@ -2,13 +2,16 @@
 //! next operation reads it, and threads meet once instead of after every operation.
 
 #[cfg(target_arch = "x86_64")]
-use crate::bf16_matmul::{self, Amx, Strips};
+use crate::bf16_matmul::{self, Amx, Destination, Strips};
 use crate::f32_matmul::{Buffer, Kernel, Packed, is_small};
-use crate::matmul::{self, Mat, MatMut, Update};
+use crate::matmul::{self, Before, Mat, MatMut, Update};
+use crate::round::round_rows;
+use crate::simd::add;
 use numerics::NumericFormat;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// The rows of a task are a multiple of this, which is one of the rows of every kernel's tile. What is summed over so many
 /// rows so does not depend on the cut into tasks.
@@ -43,7 +46,7 @@ impl Operands {
 
     /// The tiles that multiply them, if there are any.
     #[cfg(target_arch = "x86_64")]
-    fn on_tiles(self) -> Option<Amx> {
+    pub(crate) fn on_tiles(self) -> Option<Amx> {
         match self {
             Self::Bf16 => Amx::new(),
             Self::F32 => None,
@@ -111,39 +114,38 @@ pub(crate) struct RowProducts<'a> {
 pub(crate) enum RightOperands<'a> {
     /// For kernels of f32.
     F32(Kernel, &'a [Packed<'a>]),
-    /// For tiles.
+    /// For tiles, and what rounds them.
     #[cfg(target_arch = "x86_64")]
-    Tiles(Amx, &'a [TileOperand]),
+    Tiles(Amx, &'a [TileOperand<'a>], &'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
 
 /// A right operand for tiles.
 #[cfg(target_arch = "x86_64")]
-pub(crate) struct TileOperand {
-    /// Row-major, or its transpose.
-    values: Vec<f32>,
-    shape: [usize; 2],
-    strides: [usize; 2],
-    /// None if bf16 does not hold it: NaN may have more bits.
+pub(crate) struct TileOperand<'a> {
+    of: Mat<'a>,
+    /// Rounded and packed; none if bf16 does not hold it: NaN may have more bits.
     strips: Option<Strips>,
+    /// Rounded, as the rows of it or of its transpose, for left operands that bf16 does not hold.
+    values: OnceLock<Vec<f32>>,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl TileOperand {
-    fn new(b: Mat<'_>, round: impl Fn(&mut [f32]) + Sync) -> Self {
-        let by_row = b.rows_are_contiguous();
-        let from = if by_row { b } else { b.t() };
-        let mut values = vec![0.0; from.rows * from.cols];
-        values.par_chunks_mut(from.cols.max(1)).enumerate().for_each(|(row, values)| {
-            values.copy_from_slice(from.row(row));
-            round(values);
-        });
-        let strides = if by_row { [from.cols, 1] } else { [1, from.cols] };
-        let operand = Self { values, shape: [b.rows, b.cols], strides, strips: None };
-        Self { strips: Strips::pack(operand.mat()), ..operand }
+impl<'a> TileOperand<'a> {
+    fn new(of: Mat<'a>, round: impl Fn(&mut [f32]) + Sync) -> Self {
+        Self { of, strips: Strips::pack_rounded(of, round), values: OnceLock::new() }
     }
 
-    fn mat(&self) -> Mat<'_> {
-        Mat::new(&self.values, self.shape, self.strides)
+    /// Rounded.
+    fn mat(&self, round: impl Fn(&mut [f32])) -> Mat<'_> {
+        let by_row = self.of.rows_are_contiguous();
+        let from = if by_row { self.of } else { self.of.t() };
+        let values = self.values.get_or_init(|| {
+            let mut values = from.contiguous_rows();
+            round(&mut values);
+            values
+        });
+        let mat = Mat::row_major(values, from.rows, from.cols);
+        if by_row { mat } else { mat.t() }
     }
 }
 
@@ -176,10 +178,11 @@ impl RowUnit {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Tiles(unit) => {
-                let operand =
-                    |(index, b): (usize, &Mat<'_>)| TileOperand::new(*b, |values| round(index, values));
-                let right: Vec<_> = right.iter().enumerate().map(operand).collect();
-                f(&RightOperands::Tiles(unit, &right))
+                let right: Vec<_> = (0..)
+                    .zip(right)
+                    .map(|(index, b)| TileOperand::new(*b, |values: &mut [f32]| round(index, values)))
+                    .collect();
+                f(&RightOperands::Tiles(unit, &right, &round))
             }
         }
     }
@@ -191,22 +194,81 @@ impl RowProducts<'_> {
         match self.right {
             RightOperands::F32(kernel, packed) => kernel.multiply_rows(a, packed, results),
             #[cfg(target_arch = "x86_64")]
-            RightOperands::Tiles(unit, right) => {
-                let count = results.len();
-                let mut on_tiles = Vec::with_capacity(count);
-                for (index, c, update) in &mut *results {
-                    if let (Some(strips), true) = (&right[*index].strips, update.is_overwrite()) {
-                        let shape = c.shape();
-                        on_tiles.push((strips, update.factor, c.window([0, 0], shape)));
-                    }
-                }
-                let all = on_tiles.len() == count;
-                if !(all && bf16_matmul::multiply_rows(*unit, a, &mut on_tiles)) {
+            RightOperands::Tiles(..) => {
+                if !self.multiply_on_tiles(a, results, false) {
                     for (index, c, update) in results {
-                        matmul::update(c, *update, a, right[*index].mat());
+                        self.update(c, *update, a, *index);
                     }
                 }
             }
+        }
+    }
+
+    /// The same with products that are rounded to `format` before they are added to anything. `part` is memory for the largest
+    /// product that is.
+    pub(crate) fn multiply_rounded(
+        &mut self,
+        a: Mat<'_>,
+        results: &mut [(usize, &mut MatMut<'_>, Update<'_>)],
+        format: NumericFormat,
+        part: &mut [f32],
+    ) {
+        if format == NumericFormat::Fp32 {
+            return self.multiply(a, results);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if format == NumericFormat::Bf16 && self.multiply_on_tiles(a, results, true) {
+            return;
+        }
+        for (index, c, update) in results {
+            let [rows, cols] = c.shape();
+            match update.before {
+                Before::Nothing => {
+                    self.multiply(a, &mut [(*index, c, *update)]);
+                    (0..rows).for_each(|row| round_rows(c.row(row), format));
+                }
+                before => {
+                    let part = &mut part[..rows * cols];
+                    let mut product = MatMut::row_major(part, rows, cols);
+                    self.multiply(
+                        a,
+                        &mut [(*index, &mut product, Update { before: Before::Nothing, ..*update })],
+                    );
+                    round_rows(part, format);
+                    for (row, part) in part.chunks_exact(cols).enumerate() {
+                        if let Before::Other(other) = before {
+                            c.row(row).copy_from_slice(other.row(row));
+                        }
+                        add(c.row(row), part);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there are tiles, and operands that they hold.
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_on_tiles(
+        &self,
+        a: Mat<'_>,
+        results: &mut [(usize, &mut MatMut<'_>, Update<'_>)],
+        rounded: bool,
+    ) -> bool {
+        let RightOperands::Tiles(unit, right, _) = self.right else { return false };
+        let mut destinations = Vec::with_capacity(results.len());
+        for (index, c, update) in results {
+            let Some(b) = &right[*index].strips else { return false };
+            let shape = c.shape();
+            destinations.push(Destination { b, update: *update, rounded, c: c.window([0, 0], shape) });
+        }
+        bf16_matmul::multiply_rows(*unit, a, &mut destinations)
+    }
+
+    /// A product that tiles cannot compute.
+    #[cfg(target_arch = "x86_64")]
+    fn update(&self, c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, index: usize) {
+        if let RightOperands::Tiles(_, right, round) = self.right {
+            matmul::update(c, update, a, right[index].mat(|values| round(index, values)));
         }
     }
 }

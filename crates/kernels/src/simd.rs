@@ -16,7 +16,10 @@ pub(crate) const LANES: usize = 16;
 
 /// Up to `LANES` floats, filled up with `neutral`.
 #[inline(always)]
-fn padded(rest: &[f32], neutral: f32) -> [f32; LANES] {
+pub(crate) fn padded(rest: &[f32], neutral: f32) -> [f32; LANES] {
+    if let Some(block) = rest.first_chunk() {
+        return *block;
+    }
     let mut block = [neutral; LANES];
     block[..rest.len()].copy_from_slice(rest);
     block
@@ -24,7 +27,7 @@ fn padded(rest: &[f32], neutral: f32) -> [f32; LANES] {
 
 /// Combines the partial results, halving; the order is part of the result.
 #[inline(always)]
-fn combine(mut lanes: [f32; LANES], with: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn combine(mut lanes: [f32; LANES], with: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -152,6 +155,28 @@ pub(crate) fn turned(square: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
 #[inline(always)]
 pub(crate) fn turned(square: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
     std::array::from_fn(|i| std::array::from_fn(|j| square[j][i]))
+}
+
+/// The transpose of a square of what has as many bits as a float: they are moved, whatever number they would be.
+#[inline(always)]
+pub(crate) fn transposed<T: Copy>(
+    from: &[[T; LANES]; LANES],
+    to_float: impl Fn(T) -> f32,
+    from_float: impl Fn(f32) -> T,
+) -> [[T; LANES]; LANES] {
+    let mut result = *from;
+    for row in (0..LANES).step_by(SIDE) {
+        for col in (0..LANES).step_by(SIDE) {
+            let square =
+                turned(std::array::from_fn(|i| std::array::from_fn(|j| to_float(from[row + i][col + j]))));
+            for (i, square) in square.iter().enumerate() {
+                for (j, x) in square.iter().enumerate() {
+                    result[col + i][row + j] = from_float(*x);
+                }
+            }
+        }
+    }
+    result
 }
 
 #[cfg(test)]

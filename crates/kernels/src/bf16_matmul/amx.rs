@@ -1,7 +1,7 @@
 //! Intel AMX: eight tiles of 16 rows of 64 bytes, and an instruction that multiplies two and adds to a third.
 
 use super::pack::Tile;
-use super::unit::{Sums, TileUnit, Tiles, common_length};
+use super::unit::{Start, Sums, TileUnit, Tiles, common_length};
 use numerics::simd::{Isa, isa};
 use std::arch::asm;
 use std::marker::PhantomData;
@@ -76,17 +76,25 @@ impl Drop for Configured {
 impl Tiles for Configured {
     /// Four tiles of sums (0 to 3) take four products of two tiles each of a (4, 5) and b (6, 7): as many
     /// multiplications as loads, where a single tile of sums would take two loads a multiplication.
-    fn multiply(&mut self, sums: &mut Sums, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
+    fn multiply(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
         let steps = common_length(a, b);
         // SAFETY: this thread's tiles are configured, all of them to 16 rows of 64 bytes. A load reads one `Tile`, of
-        // which there are `steps` behind each pointer and `steps` turns of the loop; the stores write the four
-        // matrices of `sums`, 1024 bytes apart.
+        // which there are `steps` behind each pointer and `steps` turns of the loop; the four matrices of `sums`, 1024 bytes
+        // apart, are read and written.
         unsafe {
             asm!(
+                "test {zero:e}, {zero:e}",
+                "jz 3f",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
+                "jmp 2f",
+                "3:",
+                "tileloadd tmm0, [{sums} + {row}*1]",
+                "tileloadd tmm1, [{sums} + {row}*1 + 1024]",
+                "tileloadd tmm2, [{sums} + {row}*1 + 2048]",
+                "tileloadd tmm3, [{sums} + {row}*1 + 3072]",
                 "2:",
                 "tileloadd tmm4, [{a0} + {row}*1]",
                 "tileloadd tmm6, [{b0} + {row}*1]",
@@ -111,6 +119,7 @@ impl Tiles for Configured {
                 b0 = inout(reg) b[0].as_ptr() => _,
                 b1 = inout(reg) b[1].as_ptr() => _,
                 steps = inout(reg) steps => _,
+                zero = in(reg) u32::from(start == Start::Zero),
                 row = in(reg) 64usize,
                 sums = in(reg) sums,
                 out("tmm0") _,

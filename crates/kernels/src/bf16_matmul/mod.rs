@@ -28,16 +28,19 @@ mod trap;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::Amx;
 
-use crate::matmul::{self, Mat, MatMut};
+use crate::matmul::{self, Before, Mat, MatMut, Update};
+use crate::round::to_bf16;
+use crate::simd::padded;
 use numerics::multiversion;
-use pack::{LINES, STEPS, Side, Tile, pack_strips};
+pub(crate) use pack::{LINES, STEPS, Side, Tile, pack_strips, pair_of};
 use rayon::prelude::*;
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
-use unit::{Sums, TileUnit, Tiles};
+pub(crate) use unit::{Start, Sums, TileUnit, Tiles};
 
 /// Rows and columns of a block of sums.
-const BLOCK: usize = 2 * LINES;
+pub(crate) const BLOCK: usize = 2 * LINES;
 
 /// Blocks of rows in a task, at most.
 const BLOCKS_PER_TASK: usize = 4;
@@ -100,9 +103,10 @@ pub(crate) fn products_on(
         let strips = packed.iter().find(|(of, _)| of.is(*b)).map(|(_, strips)| strips)?;
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
         let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.rows, b.cols], b.cols) };
+        let update = Update { factor: *factor, ..Update::OVERWRITE };
         for first in (0..a.rows).step_by(rows) {
             let a = a.window([first, 0], [rows, a.cols]);
-            let result = (index, (strips, *factor, c.take_rows(a.rows)));
+            let result = (index, Destination { b: strips, update, rounded: false, c: c.take_rows(a.rows) });
             match tasks.iter_mut().find(|task| task.a.is(a)) {
                 Some(task) => task.results.push(result),
                 None => tasks.push(Task { a, first, results: vec![result] }),
@@ -114,8 +118,8 @@ pub(crate) fn products_on(
         if exact.load(Ordering::Relaxed) {
             let (numbers, mut results): (Vec<_>, Vec<_>) = results.into_iter().unzip();
             match multiply_rows(unit, a, &mut results) {
-                true => numbers.iter().zip(results).for_each(|(number, (_, _, mut c))| {
-                    finish(*number, first, c.elements());
+                true => numbers.iter().zip(results).for_each(|(number, mut result)| {
+                    finish(*number, first, result.c.elements());
                 }),
                 false => exact.store(false, Ordering::Relaxed),
             }
@@ -137,8 +141,14 @@ struct Task<'a> {
     results: Vec<(usize, Destination<'a, 'a>)>,
 }
 
-/// A right operand, a factor, and where their product with the left one goes.
-pub(crate) type Destination<'a, 'b> = (&'a Strips, f32, MatMut<'b>);
+/// A right operand, and what its product with the left one does to a matrix.
+pub(crate) struct Destination<'a, 'b> {
+    pub(crate) b: &'a Strips,
+    pub(crate) update: Update<'a>,
+    /// Whether the product is rounded to bf16 before it is added to anything.
+    pub(crate) rounded: bool,
+    pub(crate) c: MatMut<'b>,
+}
 
 /// A right operand, packed in strips of columns.
 pub(crate) struct Strips {
@@ -151,74 +161,160 @@ pub(crate) struct Strips {
 impl Strips {
     /// Packs b on all threads, if bf16 holds it.
     pub(crate) fn pack(b: Mat<'_>) -> Option<Self> {
-        let steps = b.rows.div_ceil(STEPS);
-        let mut tiles = vec![Tile::ZERO; b.cols.div_ceil(BLOCK) * 2 * steps];
         // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
-        let exact = tiles.par_chunks_exact_mut(2 * steps.max(1)).enumerate().all(|(panel, tiles)| {
-            pack_strips(tiles, Side::Right, b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]))
+        Self::pack_panels(b, |panel, tiles| pack_strips(tiles, Side::Right, panel))
+    }
+
+    /// Packs what `round` makes of b on all threads, if bf16 holds that.
+    pub(crate) fn pack_rounded(b: Mat<'_>, round: impl Fn(&mut [f32]) + Sync) -> Option<Self> {
+        Self::pack_panels(b, |panel, tiles| {
+            let by_row = panel.rows_are_contiguous();
+            let from = if by_row { panel } else { panel.t() };
+            let mut values = from.contiguous_rows();
+            round(&mut values);
+            let rounded = Mat::row_major(&values, from.rows, from.cols);
+            pack_strips(tiles, Side::Right, if by_row { rounded } else { rounded.t() })
+        })
+    }
+
+    /// Has `pack` pack two strips of columns at a time, given as lines by steps. It returns whether bf16 holds them.
+    fn pack_panels(b: Mat<'_>, pack: impl Fn(Mat<'_>, &mut [Tile]) -> bool + Sync) -> Option<Self> {
+        let steps = b.rows.div_ceil(STEPS);
+        let count = b.cols.div_ceil(BLOCK) * 2 * steps;
+        let mut tiles = Vec::<Tile>::with_capacity(count);
+        let panels = tiles.spare_capacity_mut()[..count].par_chunks_exact_mut(2 * steps.max(1));
+        let exact = panels.enumerate().all(|(panel, tiles)| {
+            // Zeros first, while they are in the cache of the core that packs.
+            let tiles = zeroed(tiles);
+            pack(b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]), tiles)
         });
+        if exact {
+            // SAFETY: all panels have been written.
+            unsafe { tiles.set_len(count) };
+        }
         exact.then_some(Self { tiles, steps })
     }
 }
 
-thread_local! {
-    /// Rows of a, packed while this thread goes through a task.
-    static LEFT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
+fn zeroed(tiles: &mut [MaybeUninit<Tile>]) -> &mut [Tile] {
+    for tile in tiles.iter_mut() {
+        tile.write(Tile::ZERO);
+    }
+    // SAFETY: every tile has just been written, and MaybeUninit<Tile> has the layout of Tile.
+    unsafe { &mut *(std::ptr::from_mut(tiles) as *mut [Tile]) }
 }
 
-/// c ← `factor` a b for each c and its b, for the rows of a task, unless bf16 does not hold a.
+/// What a thread keeps from task to task.
+#[derive(Default)]
+struct Scratch {
+    /// Rows of a.
+    left: Vec<Tile>,
+    /// Blocks of sums that are cut.
+    sums: Vec<Sums>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { left: Vec::new(), sums: Vec::new() }) };
+}
+
+/// Updates each c by a and its b, for the rows of a task, unless bf16 does not hold a.
 pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Destination<'_, '_>]) -> bool {
     let steps = a.cols.div_ceil(STEPS);
-    let left_strips = 2 * a.rows.div_ceil(BLOCK);
-    let mut buffer = LEFT.take();
-    buffer.resize(buffer.len().max(left_strips * steps.min(STEPS_AT_ONCE)), Tile::ZERO);
-    let mut sums = Sums::ZERO;
+    let blocks = a.rows.div_ceil(BLOCK);
+    let mut scratch = SCRATCH.take();
+    let Scratch { left, sums } = &mut scratch;
+    grow(left, 2 * blocks * steps.min(STEPS_AT_ONCE), Tile::ZERO);
+    let cut = steps > STEPS_AT_ONCE;
+    let panels = |of: &Destination<'_, '_>| of.c.shape()[1].div_ceil(BLOCK);
+    grow(sums, if cut { blocks * results.iter().map(panels).sum::<usize>() } else { 1 }, Sums::ZERO);
     let mut unit = unit.configure();
     let mut exact = true;
     for start in (0..steps).step_by(STEPS_AT_ONCE) {
         let count = STEPS_AT_ONCE.min(steps - start);
-        let left = &mut buffer[..left_strips * count];
+        let left = &mut left[..2 * blocks * count];
         exact &= pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS]));
         if !exact {
             break;
         }
-        for (Strips { tiles, steps }, factor, c) in &mut *results {
-            let part = Part { first: start == 0, factor: (start + count == *steps).then_some(*factor) };
+        let from = if start == 0 { Start::Zero } else { Start::Sums };
+        let mut number = 0;
+        for Destination { b: Strips { tiles, steps }, update, rounded, c } in &mut *results {
             for (panel, b) in tiles.chunks_exact(2 * steps).enumerate() {
                 let b = [&b[start..][..count], &b[steps + start..][..count]];
                 for (block, a) in left.chunks_exact(2 * count).enumerate() {
-                    unit.multiply(&mut sums, [&a[..count], &a[count..]], b);
-                    take(&sums, part, &mut c.window([block * BLOCK, panel * BLOCK], [BLOCK; 2]));
+                    let sums = &mut sums[number];
+                    number += usize::from(cut);
+                    unit.multiply(sums, from, [&a[..count], &a[count..]], b);
+                    if start + count == *steps {
+                        let (place, shape) = ([block * BLOCK, panel * BLOCK], [BLOCK; 2]);
+                        take(sums, update.window(place, shape), *rounded, &mut c.window(place, shape));
+                    }
                 }
             }
         }
     }
-    LEFT.set(buffer);
+    SCRATCH.set(scratch);
     exact
 }
 
-/// Which part of a sum has been computed.
-#[derive(Clone, Copy)]
-struct Part {
-    /// Nothing has been summed before.
-    first: bool,
-    /// What multiplies the sum, if this was its last part.
-    factor: Option<f32>,
+/// At least so many, and never fewer than there are.
+fn grow<T: Copy>(buffer: &mut Vec<T>, len: usize, fill: T) {
+    buffer.resize(buffer.len().max(len), fill);
 }
 
 multiversion! {
-    /// Moves a block of sums to a block of c, as far as that goes.
-    fn take(sums: &Sums, part: Part, c: &mut MatMut<'_>) {
+    /// Updates a block of c by a block of sums, as far as c goes.
+    fn take(sums: &Sums, update: Update<'_>, rounded: bool, c: &mut MatMut<'_>) {
         for row in 0..c.shape()[0] {
-            for (c, sums) in c.row(row).chunks_mut(LINES).zip(&sums.0[row / LINES]) {
-                for (c, sum) in c.iter_mut().zip(&sums[row % LINES]) {
-                    let sum = if part.first { *sum } else { *c + sum };
-                    *c = match part.factor {
-                        Some(factor) => sum * factor,
-                        None => sum,
-                    };
+            let (sums, c) = (sums.row(row), c.row(row));
+            let update = update.window([row, 0], [1, BLOCK]);
+            match whole_row(c) {
+                Some(c) => take_row(sums, update, rounded, c),
+                None => {
+                    let mut whole = [[0.0; LINES]; 2];
+                    whole.as_flattened_mut()[..c.len()].copy_from_slice(c);
+                    take_row(sums, update, rounded, &mut whole);
+                    c.copy_from_slice(&whole.as_flattened()[..c.len()]);
                 }
             }
         }
+    }
+}
+
+/// Both halves of a row of a block, if it has all of them.
+#[inline(always)]
+pub(crate) fn whole_row(row: &mut [f32]) -> Option<&mut [[f32; LINES]; 2]> {
+    row.as_chunks_mut().0.first_chunk_mut()
+}
+
+/// [`take`] for a row. (A function, since closures would be compiled for the oldest CPU.)
+#[inline(always)]
+fn take_row(sums: [[f32; LINES]; 2], update: Update<'_>, rounded: bool, c: &mut [[f32; LINES]; 2]) {
+    let other = match update.before {
+        Before::Other(other) => other.row(0),
+        Before::Nothing | Before::There => &[],
+    };
+    for (half, (mut taken, c)) in sums.into_iter().zip(c).enumerate() {
+        for x in &mut taken {
+            *x *= update.factor;
+        }
+        if rounded {
+            for x in &mut taken {
+                *x = to_bf16(*x);
+            }
+        }
+        match update.before {
+            Before::Nothing => {}
+            Before::There => add(&mut taken, c),
+            Before::Other(_) => add(&mut taken, &padded(other.get(half * LINES..).unwrap_or(&[]), 0.0)),
+        }
+        *c = taken;
+    }
+}
+
+#[inline(always)]
+fn add(sum: &mut [f32; LINES], x: &[f32; LINES]) {
+    for (sum, x) in sum.iter_mut().zip(x) {
+        *sum += x;
     }
 }

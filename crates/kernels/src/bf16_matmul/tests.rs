@@ -312,7 +312,7 @@ fn check_golden(unit: impl TileUnit) {
     let mut tiles = unit.configure();
     // Twice: nothing is left of the first time.
     for _ in 0..2 {
-        tiles.multiply(&mut sums, [&left, &[Tile::ZERO; 2]], [&[Tile::ZERO; 2], &right]);
+        tiles.multiply(&mut sums, Start::Zero, [&left, &[Tile::ZERO; 2]], [&[Tile::ZERO; 2], &right]);
     }
     let [[_, top], bottom] = &sums.0;
     for (case, (_, _, expected)) in cases.iter().enumerate() {
@@ -329,15 +329,18 @@ fn one_product_of_tiles_by_hand() {
     check_golden(unit());
 }
 
-/// Each block of sums is of its own two operands: 1 and 2 times 3 and 5, 32 steps a tile.
+/// Each block of sums is of its own two operands: 1 and 2 times 3 and 5, 32 steps a tile; from zero, or from what is there.
 #[test]
 fn blocks_do_not_mix() {
     let constant = |value: f32| [Tile([[value.to_bits() | value.to_bits() >> 16; 16]; 16]); 3];
     let (a, b) = ([1.0, 2.0].map(constant), [3.0, 5.0].map(constant));
     let mut sums = Sums::ZERO;
-    unit().configure().multiply(&mut sums, [&a[0], &a[1]], [&b[0], &b[1]]);
-    for (i, j, each) in [(0, 0, 3.0), (0, 1, 5.0), (1, 0, 6.0), (1, 1, 10.0)] {
-        assert!(sums.0[i][j].as_flattened().iter().all(|sum| *sum == 96.0 * each), "block {i}, {j}");
+    for (turn, start) in [(1.0, Start::Zero), (2.0, Start::Sums), (3.0, Start::Sums), (1.0, Start::Zero)] {
+        unit().configure().multiply(&mut sums, start, [&a[0], &a[1]], [&b[0], &b[1]]);
+        for (i, j, each) in [(0, 0, 3.0), (0, 1, 5.0), (1, 0, 6.0), (1, 1, 10.0)] {
+            let all = sums.0[i][j].as_flattened();
+            assert!(all.iter().all(|sum| *sum == turn * 96.0 * each), "block {i}, {j}, time {turn}");
+        }
     }
 }
 

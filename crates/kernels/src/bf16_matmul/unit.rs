@@ -3,17 +3,25 @@
 use super::pack::Tile;
 
 /// Sums of a 2 x 2 block of tiles: \[tile row\]\[tile column\]\[row\]\[column\].
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Sums(pub(crate) [[[[f32; 16]; 16]; 2]; 2]);
 
 impl Sums {
     pub(crate) const ZERO: Self = Self([[[[0.0; 16]; 16]; 2]; 2]);
+
+    /// Both halves of a row.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> [[f32; 16]; 2] {
+        let tiles = &self.0[row / 16];
+        [tiles[0][row % 16], tiles[1][row % 16]]
+    }
 }
 
 /// Something that multiplies tiles of bf16 and sums in f32.
 ///
-/// How it sums is fixed by TDPBF16PS (Intel SDM, volume 2B). Within a tile of 32 steps even and odd steps have a sum
-/// each, of products that are added with one rounding (fused); then the two sums are added, and the result to what
+/// How it sums is fixed by TDPBF16PS (Intel SDM, volume 2B). Within a tile of 32 steps the earlier and the later steps of pairs have a
+/// sum each, of products that are added with one rounding (fused); then the two sums are added, and the result to what
 /// earlier tiles came to. Rounding is to nearest even; subnormal operands count as zero and subnormal results become
 /// zero, so that a product loses less than 2^-126 times its other factor for each operand below 2^-126, and less than
 /// 2^-126 for every addition. NaN stays NaN; 0 times infinity is one, also for a subnormal that counts as 0.
@@ -25,16 +33,25 @@ pub(crate) trait TileUnit: Copy + Sync {
     fn configure(self) -> Self::Tiles;
 }
 
+/// What is added to first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Zero.
+    Zero,
+    /// The sums that are there.
+    Sums,
+}
+
 /// A unit that is ready.
 pub(crate) trait Tiles {
-    /// sums\[i\]\[j\] ← Σ a\[i\]\[step\] b\[j\]\[step\], over tiles of packed left and right operands.
+    /// sums\[i\]\[j\] ← start + Σ a\[i\]\[step\] b\[j\]\[step\], over tiles of packed left and right operands.
     ///
     /// Zeroing, loading, multiplying and storing are one call, since nothing promises that tile registers keep
     /// their contents between two pieces of assembly.
     ///
     /// # Panics
     /// When there are no tiles, or not the same number in each.
-    fn multiply(&mut self, sums: &mut Sums, a: [&[Tile]; 2], b: [&[Tile]; 2]);
+    fn multiply(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]);
 }
 
 /// The number of tiles in each operand of [`Tiles::multiply`].
@@ -60,11 +77,13 @@ impl TileUnit for Plain {
 
 #[cfg(test)]
 impl Tiles for Plain {
-    fn multiply(&mut self, sums: &mut Sums, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
+    fn multiply(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
         common_length(a, b);
         for (sums, a) in sums.0.iter_mut().zip(a) {
             for (sums, b) in sums.iter_mut().zip(b) {
-                *sums = [[0.0; 16]; 16];
+                if start == Start::Zero {
+                    *sums = [[0.0; 16]; 16];
+                }
                 a.iter().zip(b).for_each(|(a, b)| add_product(sums, a, b));
             }
         }
@@ -73,16 +92,16 @@ impl Tiles for Plain {
 
 #[cfg(test)]
 fn add_product(sums: &mut [[f32; 16]; 16], a: &Tile, b: &Tile) {
-    let even = |pair: u32| flushed(f32::from_bits(pair << 16));
-    let odd = |pair: u32| flushed(f32::from_bits(pair & 0xffff_0000));
+    let early = |pair: u32| flushed(f32::from_bits(pair << 16));
+    let late = |pair: u32| flushed(f32::from_bits(pair & 0xffff_0000));
     for (sums, a) in sums.iter_mut().zip(&a.0) {
         for (column, sum) in sums.iter_mut().enumerate() {
-            let [mut evens, mut odds] = [0f32; 2];
+            let [mut of_early, mut of_late] = [0f32; 2];
             for (&a, b) in a.iter().zip(&b.0) {
-                evens = flushed(even(a).mul_add(even(b[column]), evens));
-                odds = flushed(odd(a).mul_add(odd(b[column]), odds));
+                of_early = flushed(early(a).mul_add(early(b[column]), of_early));
+                of_late = flushed(late(a).mul_add(late(b[column]), of_late));
             }
-            *sum = flushed(*sum + flushed(evens + odds));
+            *sum = flushed(*sum + flushed(of_early + of_late));
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct AttentionRows<'a> {
     d: usize,
 }
 
-/// The operands of the gradient of the output projection's weight; empty where they are not rounded.
+/// The operands of the gradient of the output projection's weight; empty where they are not rounded, or have been.
 pub(super) struct OutputOperands {
     /// The block's gradient.
     of_y: Vec<f32>,
@@ -109,10 +109,8 @@ impl<'a> AttentionRows<'a> {
         projections.time(|| {
             let update = Update::OVERWRITE;
             let mut results = [(0, &mut q, update), (1, &mut k, update), (2, &mut v, update)];
-            products.multiply(Mat::row_major(normed, rows.len(), self.d), &mut results);
-            for (_, result, _) in results {
-                self.inward.finish(result.elements());
-            }
+            let normed = Mat::row_major(normed, rows.len(), self.d);
+            products.multiply_rounded(normed, &mut results, self.inward.output(), &mut []);
         });
         rope.time(|| {
             self.rotate([&mut q, &mut k], rows.start, angles, 1.0);
@@ -129,19 +127,21 @@ impl<'a> AttentionRows<'a> {
         let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
         let out = MatMut::row_major(out, n, d);
         let formats = self.shaped.block.formats;
-        let task = |task: RowTask<'_, 2, 1>| {
-            let RowTask { rows, results: [mut y, mut out], scratch: [operand], mut products } = task;
+        let task = |task: RowTask<'_, 2, 2>| {
+            let RowTask { rows, results: [mut y, mut out], scratch: [operand, part], mut products } = task;
             round_rows(out.elements(), formats.compute);
             let mut out = &*out.elements();
-            if !operand.is_empty() {
+            if operand.is_empty() {
+                self.outward.count(Role::Input, out);
+            } else {
                 operand.copy_from_slice(out);
-                self.outward.enter(Role::Input, operand);
+                self.outward.enter(formats.compute, Role::Input, operand);
                 out = operand;
             }
             let (x, out) = (rows_of(self.x, &rows, d), Mat::row_major(out, rows.len(), d));
-            self.outward.onto(x, &mut products, (out, 0), &mut y, formats.residual);
+            self.outward.onto(x, &mut products, (out, 0), &mut y, part, formats.residual);
         };
-        let widths = [self.outward.width_if_low(d)];
+        let widths = [self.width_of_operand(), self.outward.width_if_low(d)];
         // SAFETY: tasks write products to all rows of the result.
         let ([y], _) = matmul_span(Part::MatmulForward, [n, d, d], || unsafe {
             written(n, [d], |[y]| {
@@ -165,9 +165,9 @@ impl<'a> AttentionRows<'a> {
             let grad = rows_of(grad, &rows, d);
             let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y.elements());
             self.outward.input_gradient(&mut products, &[(of_y, 0)], &mut of_out, &mut []);
-            round_rows(of_out.elements(), formats.compute);
-            if !self.outward.is_full() {
-                let operand = operand.elements();
+            self.outward.round_output(formats.compute, of_out.elements());
+            let operand = operand.elements();
+            if !operand.is_empty() {
                 operand.copy_from_slice(rows_of(&kept.out, &rows, d));
                 self.outward.round(Role::Input, operand);
             }
@@ -176,7 +176,7 @@ impl<'a> AttentionRows<'a> {
         let scratch = [self.width_past()];
         // SAFETY: tasks write all rows of the results.
         let ([of_out, of_y, out], _) = matmul_span(Part::MatmulInput, [n, d, d], || unsafe {
-            written(n, [d, low, low], |results| {
+            written(n, [d, low, self.width_of_operand()], |results| {
                 self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
             })
         });
@@ -220,10 +220,9 @@ impl<'a> AttentionRows<'a> {
         // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
             let of_qkv = of_qkv.iter().map(|dy| (mat(dy).t(), mat(&normed)));
-            let of_o = match self.outward.is_full() {
-                true => (mat(grad).t(), mat(&kept.out)),
-                false => (mat(&of_output.of_y).t(), mat(&of_output.out)),
-            };
+            let of_y = if of_output.of_y.is_empty() { grad } else { &of_output.of_y };
+            let out = if of_output.out.is_empty() { &kept.out } else { &of_output.out };
+            let of_o = (mat(of_y).t(), mat(out));
             self.operands.products(of_qkv.chain([of_o]))
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
@@ -263,6 +262,12 @@ impl<'a> AttentionRows<'a> {
             let results = [normed.elements(), of_x.elements()];
             self.inward.norm_backward([x, self.w.norm, rstd, grad], formats.compute, of_normed, results)
         })
+    }
+
+    /// Width of a copy of what the heads gave, where it is not an operand as it is.
+    fn width_of_operand(&self) -> usize {
+        let holds = self.outward.holds(Role::Input, self.shaped.block.formats.compute);
+        if holds { 0 } else { self.d }
     }
 
     /// Width of a gradient's copy as it goes past the block.

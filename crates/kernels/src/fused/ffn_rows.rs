@@ -2,7 +2,7 @@
 
 use super::ffn_block::{FfnBlock, Kept, Weights};
 use super::residual_blocks::Gradients;
-use super::row_products::{RowFormats, width_past_block};
+use super::row_products::{AT_ONCE, RowFormats, width_past_block};
 use super::rows_of;
 use crate::Pointwise;
 use crate::matmul::{Mat, MatMut, Update, written};
@@ -121,23 +121,26 @@ impl<'a> FfnRows<'a> {
             if block.gate.is_some() {
                 results.push((GATE, &mut gate, Update::OVERWRITE));
             }
-            products.multiply(Mat::row_major(normed, rows.len(), d), &mut results);
-            inward.finish(up.elements());
-            inward.finish(gate.elements());
+            let normed = Mat::row_major(normed, rows.len(), d);
+            products.multiply_rounded(normed, &mut results, inward.output(), &mut []);
         });
         activation.time(|| {
-            match self.functions() {
-                (Some(gate_fn), up_fn) => {
-                    product_into([gate.elements(), up.elements()], [gate_fn, up_fn], hidden);
+            let (up, gate) = (up.elements(), gate.elements());
+            for (index, hidden) in hidden.chunks_mut(AT_ONCE).enumerate() {
+                let part = Span::new(index, hidden.len());
+                match self.functions() {
+                    (Some(gate_fn), up_fn) => {
+                        product_into([part.of(gate), part.of(up)], [gate_fn, up_fn], hidden);
+                    }
+                    (None, up_fn) => up_fn.value(part.of(up), hidden),
                 }
-                (None, up_fn) => up_fn.value(up.elements(), hidden),
+                round_rows(hidden, formats.compute);
+                outward.enter(formats.compute, Role::Input, hidden);
             }
-            round_rows(hidden, formats.compute);
-            outward.enter(Role::Input, hidden);
         });
         out_of_hidden.time(|| {
             let hidden = Mat::row_major(hidden, rows.len(), d_ff);
-            outward.onto(x, &mut products, (hidden, DOWN), &mut y, formats.residual);
+            outward.onto(x, &mut products, (hidden, DOWN), &mut y, normed, formats.residual);
         });
         rstd
     }
@@ -195,23 +198,29 @@ impl<'a> FfnRows<'a> {
             grad
         });
         activation.time(|| {
-            round_rows(of_hidden, formats.compute);
-            let (up, hidden, of_up) = (rows_of(&kept.up, &rows, d_ff), hidden.elements(), of_up.elements());
-            match (self.functions(), &kept.gate) {
-                ((Some(gate_fn), up_fn), Some(gate)) => {
-                    let inputs = [rows_of(gate, &rows, d_ff), up, of_hidden];
-                    let results = [&mut *hidden, of_gate.elements(), &mut *of_up];
-                    product_and_gradients_into(inputs, [gate_fn, up_fn], results);
-                    inward.enter_one(0, Role::Grad, of_gate.elements());
-                    inward.enter_one(1, Role::Grad, of_up);
+            let (up, of_up, of_gate) = (rows_of(&kept.up, &rows, d_ff), of_up.elements(), of_gate.elements());
+            let parts = hidden.elements().chunks_mut(AT_ONCE).zip(of_hidden.chunks_mut(AT_ONCE));
+            for (index, (hidden, of_hidden)) in parts.enumerate() {
+                let part = Span::new(index, hidden.len());
+                let of_up = part.of_mut(of_up);
+                outward.round_output(formats.compute, of_hidden);
+                match (self.functions(), &kept.gate) {
+                    ((Some(gate_fn), up_fn), Some(gate)) => {
+                        let inputs = [part.of(rows_of(gate, &rows, d_ff)), part.of(up), of_hidden];
+                        let of_gate = part.of_mut(of_gate);
+                        let results = [&mut *hidden, &mut *of_gate, &mut *of_up];
+                        product_and_gradients_into(inputs, [gate_fn, up_fn], results);
+                        inward.enter_one(0, Role::Grad, of_gate);
+                        inward.enter_one(1, Role::Grad, of_up);
+                    }
+                    ((_, up_fn), _) => {
+                        value_and_gradient_into(up_fn, [part.of(up), of_hidden], [&mut *hidden, &mut *of_up]);
+                        inward.enter_one(0, Role::Grad, of_up);
+                    }
                 }
-                ((_, up_fn), _) => {
-                    value_and_gradient_into(up_fn, [up, of_hidden], [&mut *hidden, &mut *of_up]);
-                    inward.enter_one(0, Role::Grad, of_up);
-                }
+                round_rows(hidden, formats.compute);
+                outward.round_from(formats.compute, Role::Input, hidden);
             }
-            round_rows(hidden, formats.compute);
-            outward.round(Role::Input, hidden);
         });
         into_hidden.time(|| {
             let mut of_normed = MatMut::row_major(of_normed, rows.len(), d);
@@ -226,6 +235,23 @@ impl<'a> FfnRows<'a> {
             let results = [normed.elements(), of_x.elements()];
             inward.norm_backward([x, w.norm, rstd, grad], formats.compute, of_normed, results)
         })
+    }
+}
+
+/// A part of the rows' floats, of [`AT_ONCE`] or what is left.
+struct Span(std::ops::Range<usize>);
+
+impl Span {
+    fn new(index: usize, len: usize) -> Self {
+        Self(index * AT_ONCE..index * AT_ONCE + len)
+    }
+
+    fn of<'x>(&self, x: &'x [f32]) -> &'x [f32] {
+        &x[self.0.clone()]
+    }
+
+    fn of_mut<'x>(&self, x: &'x mut [f32]) -> &'x mut [f32] {
+        &mut x[self.0.clone()]
     }
 }
 

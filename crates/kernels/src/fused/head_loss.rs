@@ -12,6 +12,7 @@ use crate::quantized::Role;
 use crate::round::round_in_place;
 use crate::row_tasks::{RightOperands, RowTask, RowUnit};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use numerics::NumericFormat;
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 
@@ -192,13 +193,10 @@ impl Op {
             let normed = Mat::row_major(rows_of(normed, &rows, d), rows.len(), d);
             forward.time(|| {
                 let mut logits = logits.window([0, 0], [rows.len(), v]);
-                products.multiply(normed, &mut [(0, &mut logits, Update::OVERWRITE)]);
+                let mut results = [(0, &mut logits, Update::OVERWRITE)];
+                products.multiply_rounded(normed, &mut results, formats.output(), &mut []);
             });
             let logits = logits.elements();
-            if !formats.is_full() {
-                forward
-                    .time(|| logits.chunks_exact_mut(stride).for_each(|row| formats.finish(&mut row[..v])));
-            }
             let losses: Vec<_> = loss.time(|| {
                 let of_rows = logits.chunks_exact_mut(stride).zip(&targets[rows.clone()]);
                 let of_row = |(row, target): (&mut [f32], &u32)| {
@@ -206,7 +204,7 @@ impl Op {
                     gap.fill(0.0);
                     let loss = loss_and_gradient(logits, *target, factor);
                     if factor.is_some() {
-                        formats.enter(Role::Grad, logits);
+                        formats.enter(NumericFormat::Fp32, Role::Grad, logits);
                     }
                     loss
                 };
@@ -215,8 +213,8 @@ impl Op {
             if factor.is_some() {
                 let of_logits = Mat::new(logits, [rows.len(), v], [stride, 1]);
                 back.time(|| {
-                    products.multiply(of_logits, &mut [(1, &mut of_normed, Update::OVERWRITE)]);
-                    formats.finish(of_normed.elements());
+                    let mut results = [(1, &mut of_normed, Update::OVERWRITE)];
+                    products.multiply_rounded(of_logits, &mut results, formats.output(), &mut []);
                 });
             }
             losses

@@ -10,9 +10,8 @@ use crate::quantized::{Matrix, QuantizedLinear, Role};
 use crate::rms_norm;
 use crate::round::round_rows;
 use crate::row_tasks::{Operands, RowProducts};
-use crate::simd::add;
 use candle_core::{Error, Result};
-use numerics::{Contraction, NumericFormat};
+use numerics::{Contraction, NumericFormat, Overflow};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,22 +80,42 @@ impl<'a> RowFormats<'a> {
         }
     }
 
-    /// Rounds an operand that all of the projections have, and counts.
-    pub(super) fn enter(&self, role: Role, values: &mut [f32]) {
-        self.count(role, values);
-        self.round(role, values);
+    /// Whether numbers of `format` are an operand as they are.
+    pub(super) fn holds(&self, role: Role, format: NumericFormat) -> bool {
+        let is_held = |how: &&QuantizedLinear| {
+            let spec = how.spec(role);
+            spec.format == format && spec.overflow == Overflow::Propagate
+        };
+        self.all.first().is_none_or(is_held)
+    }
+
+    /// [`RowFormats::round`] of numbers of `format`.
+    pub(super) fn round_from(&self, format: NumericFormat, role: Role, values: &mut [f32]) {
+        if !self.holds(role, format) {
+            self.round(role, values);
+        }
+    }
+
+    /// Rounds an operand of numbers of `format` that all of the projections have, and counts.
+    pub(super) fn enter(&self, format: NumericFormat, role: Role, values: &mut [f32]) {
+        for values in values.chunks_mut(AT_ONCE) {
+            self.count(role, values);
+            self.round_from(format, role, values);
+        }
     }
 
     /// Rounds an operand that one of the projections has, and counts.
     pub(super) fn enter_one(&self, index: usize, role: Role, values: &mut [f32]) {
-        if let Some(counts) = self.non_finite.get(index) {
-            counts[role as usize].fetch_add(numerics::count_non_finite(values), Ordering::Relaxed);
+        for values in values.chunks_mut(AT_ONCE) {
+            if let Some(counts) = self.non_finite.get(index) {
+                counts[role as usize].fetch_add(numerics::count_non_finite(values), Ordering::Relaxed);
+            }
+            self.round(role, values);
         }
-        self.round(role, values);
     }
 
     /// Counts in an operand that all of the projections have.
-    fn count(&self, role: Role, values: &[f32]) {
+    pub(super) fn count(&self, role: Role, values: &[f32]) {
         if self.is_full() {
             return;
         }
@@ -136,7 +155,7 @@ impl<'a> RowFormats<'a> {
         span(Part::Quantise, Work::floats(2 * values.len()), || {
             if !self.are_looked_at() {
                 let mut values = values.into_owned();
-                values.par_chunks_mut(TASK).for_each(|values| self.enter(role, values));
+                values.par_chunks_mut(TASK).for_each(|values| self.enter(NumericFormat::Fp32, role, values));
                 self.tell(&[role]);
                 return Ok(values.into());
             }
@@ -150,14 +169,16 @@ impl<'a> RowFormats<'a> {
         })
     }
 
+    /// Rounds the result of one product to `format`, which may have been done.
+    pub(super) fn round_output(&self, format: NumericFormat, values: &mut [f32]) {
+        if self.output() != format {
+            round_rows(values, format);
+        }
+    }
+
     /// The format of results of products.
     pub(super) fn output(&self) -> NumericFormat {
         self.all.first().map_or(NumericFormat::Fp32, |how| how.output)
-    }
-
-    /// Rounds results of products.
-    pub(super) fn finish(&self, values: &mut [f32]) {
-        round_rows(values, self.output());
     }
 
     /// The gradient of a block's rows as it goes past the block, and as operand of products. Memory is there for what differs
@@ -173,8 +194,10 @@ impl<'a> RowFormats<'a> {
         if operand.is_empty() {
             return [grad; 2];
         }
-        operand.copy_from_slice(grad);
-        self.enter(Role::Grad, operand);
+        for (operand, grad) in operand.chunks_mut(AT_ONCE).zip(grad.chunks(AT_ONCE)) {
+            operand.copy_from_slice(grad);
+            self.enter(residual, Role::Grad, operand);
+        }
         [grad, operand]
     }
 
@@ -186,9 +209,13 @@ impl<'a> RowFormats<'a> {
         format: NumericFormat,
         normed: &mut [f32],
     ) -> Vec<f32> {
-        let rstd = rms_norm::forward_rows(x, w, norm.eps as f32, normed);
-        round_rows(normed, format);
-        self.enter(Role::Input, normed);
+        let at_once = at_once(w.len());
+        let mut rstd = Vec::with_capacity(x.len() / w.len());
+        for (x, normed) in x.chunks(at_once).zip(normed.chunks_mut(at_once)) {
+            rstd.extend(rms_norm::forward_rows(x, w, norm.eps as f32, normed));
+            round_rows(normed, format);
+            self.enter(format, Role::Input, normed);
+        }
         rstd
     }
 
@@ -202,30 +229,30 @@ impl<'a> RowFormats<'a> {
         [normed, of_x]: [&mut [f32]; 2],
     ) -> Vec<f32> {
         round_rows(of_normed, format);
-        rms_norm::again_rows(x, w, rstd, normed);
-        round_rows(normed, format);
-        self.round(Role::Input, normed);
+        let at_once = at_once(w.len());
+        let of_rows = x.chunks(at_once).zip(normed.chunks_mut(at_once)).zip(rstd.chunks(at_once / w.len()));
+        for ((x, normed), rstd) in of_rows {
+            rms_norm::again_rows(x, w, rstd, normed);
+            round_rows(normed, format);
+            self.round_from(format, Role::Input, normed);
+        }
         rms_norm::backward_rows(x, w, rstd, of_normed, Some(grad), of_x)
     }
 
-    /// y ← residual + a b, in the format of the residual stream.
+    /// y ← residual + a b, in the format of the residual stream. `part` is memory for a product below f32.
     pub(super) fn onto(
         &self,
         residual: &[f32],
         products: &mut RowProducts<'_>,
         (a, b): (Mat<'_>, usize),
         y: &mut MatMut<'_>,
+        part: &mut [f32],
         format: NumericFormat,
     ) {
         let [rows, cols] = y.shape();
-        if self.is_full() {
-            let before = Before::Other(Mat::row_major(residual, rows, cols));
-            products.multiply(a, &mut [(b, y, Update { before, ..Update::OVERWRITE })]);
-        } else {
-            products.multiply(a, &mut [(b, y, Update::OVERWRITE)]);
-            self.finish(y.elements());
-            add(y.elements(), residual);
-        }
+        let before = Before::Other(Mat::row_major(residual, rows, cols));
+        let mut results = [(b, &mut *y, Update { before, ..Update::OVERWRITE })];
+        products.multiply_rounded(a, &mut results, self.output(), part);
         round_rows(y.elements(), format);
     }
 
@@ -238,21 +265,22 @@ impl<'a> RowFormats<'a> {
         dx: &mut MatMut<'_>,
         part: &mut [f32],
     ) {
-        let [rows, cols] = dx.shape();
-        for (index, (dy, w)) in dys.iter().enumerate() {
+        let rows = dx.shape()[0];
+        let mut update = Update::OVERWRITE;
+        for (dy, w) in dys {
             let dy = Mat::row_major(dy, rows, dy.len() / rows);
-            if index == 0 || self.is_full() {
-                let update = if index == 0 { Update::OVERWRITE } else { Update::ACCUMULATE };
-                products.multiply(dy, &mut [(*w, dx, update)]);
-                self.finish(dx.elements());
-            } else {
-                let mut product = MatMut::row_major(part, rows, cols);
-                products.multiply(dy, &mut [(*w, &mut product, Update::OVERWRITE)]);
-                self.finish(part);
-                add(dx.elements(), part);
-            }
+            products.multiply_rounded(dy, &mut [(*w, dx, update)], self.output(), part);
+            update = update.more();
         }
     }
+}
+
+/// Floats that go through several passes at a time, within a cache of the first level.
+pub(super) const AT_ONCE: usize = 1024;
+
+/// So many as whole rows have.
+fn at_once(width: usize) -> usize {
+    (AT_ONCE / width).max(1) * width
 }
 
 /// The width of a gradient's copy in the format of the residual stream, where it needs one.

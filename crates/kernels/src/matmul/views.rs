@@ -121,6 +121,13 @@ impl<'a> Mat<'a> {
         self.data[row * self.row_stride + col * self.col_stride]
     }
 
+    /// All rows, which must be contiguous, one after another.
+    pub(crate) fn contiguous_rows(self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.rows * self.cols);
+        (0..self.rows).for_each(|row| values.extend_from_slice(self.row(row)));
+        values
+    }
+
     /// One row, which must be contiguous.
     pub(crate) fn row(self, row: usize) -> &'a [f32] {
         assert!(row < self.rows && (self.col_stride == 1 || self.cols <= 1));
