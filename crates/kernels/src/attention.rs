@@ -4,6 +4,7 @@
 //! denominator; the backward pass recomputes the probabilities from it.
 
 mod blocks;
+mod tiles;
 
 pub(crate) use blocks::{backward, forward};
 
@@ -11,6 +12,7 @@ use crate::Kernels;
 use crate::buffers::with_cpu;
 use crate::heads::{HeadShape, Heads};
 use crate::profile::{Part, Work, span};
+use crate::row_tasks::Operands;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -89,7 +91,7 @@ impl CustomOp3 for CausalAttention {
         let q = Heads::new(q, q_layout, shape)?;
         let k = Heads::new(k, k_layout, shape)?;
         let v = Heads::new(v, v_layout, shape)?;
-        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale);
+        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale, Operands::F32);
         self.log_sum_exp.get_or_init(|| log_sum_exp);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
@@ -108,7 +110,7 @@ impl CustomOp3 for CausalAttention {
         let passes_back = |views: [(&CpuStorage, &Layout); 4]| {
             let shape = HeadShape::of(views[0].1)?;
             let [q, k, v, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
-            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale))
+            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale, Operands::F32))
         };
         // Four products besides that of q and k, which only recomputes the scores.
         let gradients =

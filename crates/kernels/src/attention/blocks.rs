@@ -6,9 +6,11 @@
 //! half of the work of the plain form is skipped. (Dao et al. 2022, section 3.1 and appendix B; here a block spans all of
 //! its keys, so no running rescaling is needed.)
 
+use super::tiles;
 use crate::f32_matmul::{Buffer, Kernel, Skip};
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::matmul::{Before, Mat, MatMut, Update};
+use crate::row_tasks::Operands;
 use crate::simd::{LANES, exp_minus_in_place, exp_minus_in_place_dot, max};
 use rayon::prelude::*;
 
@@ -19,19 +21,34 @@ pub(super) const BLOCK: usize = 24;
 /// are quicker.
 pub(super) const BACKWARD_BLOCK: usize = 48;
 
-/// The output and the log of the softmax's denominator of every row, \[b, h, t\].
-pub(crate) fn forward([q, k, v]: [Heads<'_>; 3], shape: HeadShape, scale: f32) -> (Vec<f32>, Vec<f32>) {
+/// The output and the log of the softmax's denominator of every row, \[b, h, t\]; on tiles where there are any for these
+/// operands.
+pub(crate) fn forward(
+    [q, k, v]: [Heads<'_>; 3],
+    shape: HeadShape,
+    scale: f32,
+    operands: Operands,
+) -> (Vec<f32>, Vec<f32>) {
     let mut out = Vec::with_capacity(shape.len());
     // SAFETY: every row of every head is written before it is read, see `forward_head`.
     let out_heads = unsafe { HeadsMut::uninit(&mut out, shape) };
+    #[cfg(target_arch = "x86_64")]
+    let unit = operands.on_tiles();
     let log_sum_exp: Vec<Vec<f32>> = (0..shape.b * shape.h)
         .into_par_iter()
         .map_init(
-            || (Rows::new(BLOCK, shape.t), Default::default()),
-            |(scores, buffers), head| {
+            || (Rows::new(BLOCK, shape.t), Default::default(), tiles::Scratch::default()),
+            |(scores, buffers, on_tiles), head| {
                 // SAFETY: every head is one task.
-                let out = unsafe { out_heads.get(head) };
-                forward_head([q, k, v].map(|heads| heads.get(head)), scale, scores, buffers, out)
+                let mut out = unsafe { out_heads.get(head) };
+                let inputs = [q, k, v].map(|heads| heads.get(head));
+                #[cfg(target_arch = "x86_64")]
+                if let Some(unit) = unit
+                    && let Some(done) = tiles::forward_head(unit, inputs, scale, on_tiles, &mut out)
+                {
+                    return done;
+                }
+                forward_head(inputs, scale, scores, buffers, out)
             },
         )
         .collect();
@@ -47,22 +64,32 @@ pub(crate) fn backward(
     grad: Heads<'_>,
     shape: HeadShape,
     scale: f32,
+    operands: Operands,
 ) -> [Vec<f32>; 3] {
     let mut gradients = [(); 3].map(|()| Vec::with_capacity(shape.len()));
     // SAFETY: every row of every head is overwritten before it is read, see `backward_head`.
     let heads_mut = gradients.each_mut().map(|gradient| unsafe { HeadsMut::uninit(gradient, shape) });
+    #[cfg(target_arch = "x86_64")]
+    let unit = operands.on_tiles();
     (0..shape.b * shape.h).into_par_iter().for_each_init(
-        || Scratch::new(shape),
-        |scratch, head| {
+        || (Scratch::new(shape), tiles::Scratch::default()),
+        |(scratch, on_tiles), head| {
             let saved = Saved {
                 q: q.get(head),
                 k: k.get(head),
                 v: v.get(head),
                 log_sum_exp: &log_sum_exp[head * shape.t..][..shape.t],
+                grad: grad.get(head),
             };
             // SAFETY: every head is one task.
-            let gradients = heads_mut.each_ref().map(|heads| unsafe { heads.get(head) });
-            backward_head(&saved, grad.get(head), scale, scratch, gradients);
+            let mut gradients = heads_mut.each_ref().map(|heads| unsafe { heads.get(head) });
+            #[cfg(target_arch = "x86_64")]
+            if let Some(unit) = unit
+                && tiles::backward_head(unit, &saved, scale, on_tiles, &mut gradients)
+            {
+                return;
+            }
+            backward_head(&saved, scale, scratch, gradients);
         },
     );
     for gradient in &mut gradients {
@@ -130,12 +157,13 @@ fn forward_head(
     log_sum_exp
 }
 
-/// What backward reads of the forward pass of one head.
-struct Saved<'a> {
-    q: Mat<'a>,
-    k: Mat<'a>,
-    v: Mat<'a>,
-    log_sum_exp: &'a [f32],
+/// What backward reads of one head: what the forward pass read and gave, and the gradient of the output.
+pub(super) struct Saved<'a> {
+    pub(super) q: Mat<'a>,
+    pub(super) k: Mat<'a>,
+    pub(super) v: Mat<'a>,
+    pub(super) log_sum_exp: &'a [f32],
+    pub(super) grad: Mat<'a>,
 }
 
 /// Memory that the backward passes of heads take in turn.
@@ -165,12 +193,11 @@ impl Scratch {
 /// G Vᵀ, dS = P (dP - δ) with δ_i = Σ_j P_ij dP_ij, dQ = scale dS K, dK = scale dSᵀ Q.
 fn backward_head(
     saved: &Saved<'_>,
-    grad: Mat<'_>,
     scale: f32,
     scratch: &mut Scratch,
     [mut dq, mut dk, mut dv]: [MatMut<'_>; 3],
 ) {
-    let Saved { q, k, v, log_sum_exp } = *saved;
+    let Saved { q, k, v, log_sum_exp, grad } = *saved;
     let Scratch { probs, d_scores, gradients, packed, spare } = scratch;
     let kernel = Kernel::new();
     let [queries, keys, keys_t, values_t, grads] = packed;

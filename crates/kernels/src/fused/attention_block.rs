@@ -9,6 +9,7 @@ use crate::buffers::with_elements;
 use crate::heads::{HeadShape, Heads};
 use crate::profile::{Part, Work, span};
 use crate::rope::rotate_in_place;
+use crate::row_tasks::Operands;
 use candle_core::{Result, Tensor};
 
 /// x + o(sub_norm(attention(rope(q(n)), rope(k(n)), v(n)))), n = norm(x).
@@ -122,7 +123,7 @@ impl OnSlices for Shaped {
             }
         };
         let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
-            attention::forward(self.heads(&qkv), self.shape, *scale as f32)
+            attention::forward(self.heads(&qkv), self.shape, *scale as f32, Operands::of(formats.compute))
         });
         if let Some(rows) = rows {
             let y = rows.after_heads(&mut out);
@@ -211,7 +212,8 @@ impl Shaped {
         span(Part::Attention, self.attention_work(4.0, 7), || {
             let of_out = Heads::contiguous(of_out, self.shape);
             let scale = self.block.scale as f32;
-            attention::backward(self.heads(&kept.qkv), &kept.log_sum_exp, of_out, self.shape, scale)
+            let operands = Operands::of(self.block.formats.compute);
+            attention::backward(self.heads(&kept.qkv), &kept.log_sum_exp, of_out, self.shape, scale, operands)
         })
     }
 
