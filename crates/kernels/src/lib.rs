@@ -27,6 +27,7 @@ mod f32_matmul;
 mod matmul;
 
 mod bf16_matmul;
+mod row_operands;
 mod row_tasks;
 
 mod linear;

@@ -6,6 +6,7 @@ use crate::bf16_matmul::{self, Amx, Destination, Strips};
 use crate::f32_matmul::{Buffer, Kernel, Packed, is_small};
 use crate::matmul::{self, Before, Mat, MatMut, Update};
 use crate::round::round_rows;
+use crate::row_operands::{Made, ToMake};
 use crate::simd::add;
 use numerics::NumericFormat;
 use rayon::prelude::*;
@@ -17,7 +18,7 @@ use std::sync::OnceLock;
 /// rows so does not depend on the cut into tasks.
 pub(crate) const ROW_UNIT: usize = 24;
 
-/// Rows in a task, at most: those of a product's left operand are 96 KiB of the L2 cache.
+/// Rows in a task, at most: those of a product's left operand are 96 KiB of the L2 cache. A whole number of tiles.
 pub(crate) const ROWS: usize = 96;
 
 /// Floats of right operands that are packed at a time: 64 MiB. A task's rows are enough work for what it then reads, be it from
@@ -94,11 +95,13 @@ pub(crate) enum RowUnit {
 }
 
 /// Some rows of the results, and what a task has to compute them.
-pub(crate) struct RowTask<'a, const N: usize, const M: usize> {
+pub(crate) struct RowTask<'a, const N: usize, const M: usize, const K: usize = 0> {
     /// Which rows.
     pub(crate) rows: Range<usize>,
     /// These rows of each result.
     pub(crate) results: [MatMut<'a>; N],
+    /// These rows of each operand that is made, to be written; none of one that was given.
+    pub(crate) operands: [&'a mut [f32]; K],
     /// Memory for as many rows, whatever is in it.
     pub(crate) scratch: [&'a mut [f32]; M],
     /// The right operands.
@@ -280,34 +283,81 @@ impl RightOperands<'_> {
     /// A task must not wait for other threads.
     pub(crate) fn by_rows<const N: usize, const M: usize, R: Send>(
         &self,
-        mut results: [MatMut<'_>; N],
+        results: [MatMut<'_>; N],
         widths: [usize; M],
         task: impl Fn(RowTask<'_, N, M>) -> R + Sync,
     ) -> Vec<R> {
+        // SAFETY: there is no operand.
+        unsafe { self.by_rows_making(results, [], widths, task) }.0
+    }
+
+    /// The same with operands of products over rows, which it returns.
+    ///
+    /// # Safety
+    /// Tasks write all rows of what is to be made before they read any.
+    pub(crate) unsafe fn by_rows_making<'m, const N: usize, const M: usize, const K: usize, R: Send>(
+        &self,
+        mut results: [MatMut<'_>; N],
+        mut operands: [ToMake<'m>; K],
+        widths: [usize; M],
+        task: impl Fn(RowTask<'_, N, M, K>) -> R + Sync,
+    ) -> (Vec<R>, [Made<'m>; K]) {
         let all = results.first().map_or(0, |c| c.shape()[0]);
-        let tasks = rows_in_turn(all, rayon::current_num_threads());
-        let tasks = tasks.map(|rows| (results.each_mut().map(|c| c.take_rows(rows.len())), rows)).collect();
-        in_turn(tasks, |(results, rows): (_, Range<usize>)| {
+        let mut places = operands.each_mut().map(ToMake::place);
+        let own = operands.each_ref().map(ToMake::scratch);
+        let mut tasks = vec![];
+        for rows in rows_in_turn(all, rayon::current_num_threads(), self.unit_of_rows()) {
+            let results = results.each_mut().map(|c| c.take_rows(rows.len()));
+            let places = places.each_mut().map(|c| c.take_rows(rows.len().min(c.shape()[0])));
+            tasks.push((results, places, rows));
+        }
+        let done = in_turn(tasks, |(results, mut places, rows): (_, [MatMut<'_>; K], Range<usize>)| {
             BETWEEN.with_borrow_mut(|between| {
-                let mut free = between.floats(widths.iter().map(|width| rows.len() * width).sum());
-                let scratch = widths.map(|width| {
+                let width: usize = own.iter().chain(&widths).sum();
+                let mut free = between.floats(rows.len() * width);
+                let mut next = |width: usize| {
                     let (part, rest) = std::mem::take(&mut free).split_at_mut(rows.len() * width);
                     free = rest;
                     part
-                });
-                task(RowTask { rows, results, scratch, products: RowProducts { right: self } })
+                };
+                let (mut own, scratch) = (own.map(&mut next), widths.map(next));
+                let mut made = places.each_mut().map(MatMut::elements);
+                for (made, own) in made.iter_mut().zip(&mut own) {
+                    if !own.is_empty() {
+                        *made = &mut **own;
+                    }
+                }
+                let products = RowProducts { right: self };
+                let lent = made.each_mut().map(|rows| &mut **rows);
+                let done = task(RowTask { rows: rows.clone(), results, operands: lent, scratch, products });
+                for (operand, values) in operands.iter().zip(made) {
+                    // SAFETY: every row belongs to one task.
+                    unsafe { operand.take(rows.clone(), values) };
+                }
+                done
             })
-        })
+        });
+        // SAFETY: the caller's promise.
+        (done, operands.map(|operand| unsafe { operand.made() }))
+    }
+
+    /// What the rows of a task are a multiple of.
+    fn unit_of_rows(&self) -> usize {
+        match self {
+            Self::F32(..) => ROW_UNIT,
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(..) => ROWS,
+        }
     }
 }
 
-/// Cuts rows into tasks that threads are to take one after another. The last are small, so that no thread waits long for
-/// another.
-pub(crate) fn rows_in_turn(all: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+/// Cuts rows into tasks of a multiple of `unit` that threads are to take one after another. The last are small, so that no
+/// thread waits long for another.
+pub(crate) fn rows_in_turn(all: usize, threads: usize, unit: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
         let left = all - start;
-        let count = (left / (2 * threads)).clamp(1, ROWS).next_multiple_of(ROW_UNIT).min(left);
+        let count = (left / (2 * threads)).clamp(1, ROWS).next_multiple_of(unit).min(left);
         let rows = start..start + count;
         start = rows.end;
         (count > 0).then_some(rows)

@@ -159,7 +159,7 @@ fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -
         });
     };
     let task = |task: RowTask<'_, 1, 1>| {
-        let RowTask { rows, results: [mut c], scratch: [sums], mut products } = task;
+        let RowTask { rows, results: [mut c], scratch: [sums], mut products, .. } = task;
         sum_blocks(rows.start, c.elements(), sums, &mut |block, part, sums| {
             products.multiply(part, &mut [(block, sums, Update::OVERWRITE)]);
         });

@@ -14,6 +14,7 @@
 // Only x86-64 has such a unit; elsewhere all of this is checked by its tests and used by nobody.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
+mod over_rows;
 mod pack;
 mod unit;
 
@@ -32,6 +33,7 @@ use crate::matmul::{self, Before, Mat, MatMut, Update};
 use crate::round::to_bf16;
 use crate::simd::padded;
 use numerics::multiversion;
+pub(crate) use over_rows::OverRows;
 pub(crate) use pack::{LINES, STEPS, Side, Tile, pack_strips, pair_of};
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -91,9 +93,8 @@ pub(crate) fn products_on(
     }
     let len = |(_, a, b): &Product<'_>| a.rows * b.cols;
     let mut results: Vec<_> = all.iter().map(|product| Vec::<f32>::with_capacity(len(product))).collect();
-    // Every task reads all of b, so there are not more of them than it takes to share them out.
     let blocks: usize = all.iter().map(|(_, a, _)| a.rows.div_ceil(BLOCK)).sum();
-    let rows = BLOCK * (blocks / (2 * rayon::current_num_threads())).clamp(1, BLOCKS_PER_TASK);
+    let rows = BLOCK * blocks_per_task(blocks);
     for (index, ((factor, a, b), c)) in all.iter().zip(&mut results).enumerate() {
         assert_eq!(a.cols, b.rows);
         if a.cols == 0 || b.cols == 0 {
@@ -132,6 +133,40 @@ pub(crate) fn products_on(
     exact.into_inner().then_some(results)
 }
 
+/// aᵀ b for each pair of packed operands, of which the first is a left one, on all threads of the current rayon pool.
+pub(crate) fn packed_products(unit: impl TileUnit, all: &[(&Strips, &Strips)]) -> Vec<Vec<f32>> {
+    let mut results: Vec<_> = all.iter().map(|(a, b)| Vec::with_capacity(a.cols * b.cols)).collect();
+    let mut tasks = vec![];
+    let blocks: usize = all.iter().map(|(a, _)| a.cols.div_ceil(BLOCK)).sum();
+    let rows = BLOCK * blocks_per_task(blocks);
+    for ((a, b), c) in all.iter().zip(&mut results) {
+        assert_eq!(a.steps, b.steps);
+        // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
+        let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
+        for left in a.tiles.chunks((rows / LINES * a.steps).max(1)) {
+            let c = c.take_rows(rows.min(c.shape()[0]));
+            let result = Destination { b, update: Update::OVERWRITE, rounded: false, c };
+            tasks.push((Left::Packed(left, a.steps), result));
+        }
+    }
+    tasks.into_par_iter().for_each(|(left, result)| {
+        multiply_left(unit, left, &mut [result]);
+    });
+    for (c, (a, b)) in results.iter_mut().zip(all) {
+        match a.steps {
+            0 => c.resize(a.cols * b.cols, 0.0),
+            // SAFETY: all of it has been written.
+            _ => unsafe { c.set_len(a.cols * b.cols) },
+        }
+    }
+    results
+}
+
+/// Every task reads all of b, so there are not more of them than it takes to share so many blocks of rows out.
+fn blocks_per_task(blocks: usize) -> usize {
+    (blocks / (2 * rayon::current_num_threads())).clamp(1, BLOCKS_PER_TASK)
+}
+
 /// Rows of a left operand, and those of the results that come of them.
 struct Task<'a> {
     a: Mat<'a>,
@@ -150,10 +185,12 @@ pub(crate) struct Destination<'a, 'b> {
     pub(crate) c: MatMut<'b>,
 }
 
-/// A right operand, packed in strips of columns.
+/// An operand, packed in strips of columns, or of rows if it is a left one.
 pub(crate) struct Strips {
     /// An even number of strips, one after another.
     tiles: Vec<Tile>,
+    /// Columns, or rows.
+    cols: usize,
     /// Tiles in a strip.
     steps: usize,
 }
@@ -192,7 +229,7 @@ impl Strips {
             // SAFETY: all panels have been written.
             unsafe { tiles.set_len(count) };
         }
-        exact.then_some(Self { tiles, steps })
+        exact.then_some(Self { tiles, cols: b.cols, steps })
     }
 }
 
@@ -217,13 +254,27 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { left: Vec::new(), sums: Vec::new() }) };
 }
 
+/// The left operand of a task.
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    /// To be packed.
+    Rows(Mat<'a>),
+    /// An even number of strips, with so many tiles in each.
+    Packed(&'a [Tile], usize),
+}
+
 /// Updates each c by a and its b, for the rows of a task, unless bf16 does not hold a.
 pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Destination<'_, '_>]) -> bool {
-    let steps = a.cols.div_ceil(STEPS);
-    let blocks = a.rows.div_ceil(BLOCK);
+    multiply_left(unit, Left::Rows(a), results)
+}
+
+fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_, '_>]) -> bool {
+    let (blocks, steps) = match a {
+        Left::Rows(a) => (a.rows.div_ceil(BLOCK), a.cols.div_ceil(STEPS)),
+        Left::Packed(tiles, steps) => (tiles.len() / (2 * steps), steps),
+    };
     let mut scratch = SCRATCH.take();
-    let Scratch { left, sums } = &mut scratch;
-    grow(left, 2 * blocks * steps.min(STEPS_AT_ONCE), Tile::ZERO);
+    let Scratch { left: buffer, sums } = &mut scratch;
     let cut = steps > STEPS_AT_ONCE;
     let panels = |of: &Destination<'_, '_>| of.c.shape()[1].div_ceil(BLOCK);
     grow(sums, if cut { blocks * results.iter().map(panels).sum::<usize>() } else { 1 }, Sums::ZERO);
@@ -231,20 +282,28 @@ pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Dest
     let mut exact = true;
     for start in (0..steps).step_by(STEPS_AT_ONCE) {
         let count = STEPS_AT_ONCE.min(steps - start);
-        let left = &mut left[..2 * blocks * count];
-        exact &= pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS]));
-        if !exact {
-            break;
-        }
+        let (left, distance) = match a {
+            Left::Rows(a) => {
+                grow(buffer, 2 * blocks * count, Tile::ZERO);
+                let left = &mut buffer[..2 * blocks * count];
+                exact &= pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS]));
+                if !exact {
+                    break;
+                }
+                (&*left, count)
+            }
+            Left::Packed(tiles, steps) => (&tiles[start..], steps),
+        };
         let from = if start == 0 { Start::Zero } else { Start::Sums };
         let mut number = 0;
-        for Destination { b: Strips { tiles, steps }, update, rounded, c } in &mut *results {
+        for Destination { b: Strips { tiles, steps, .. }, update, rounded, c } in &mut *results {
             for (panel, b) in tiles.chunks_exact(2 * steps).enumerate() {
                 let b = [&b[start..][..count], &b[steps + start..][..count]];
-                for (block, a) in left.chunks_exact(2 * count).enumerate() {
+                for block in 0..blocks {
+                    let a = [0, 1].map(|strip| &left[(2 * block + strip) * distance..][..count]);
                     let sums = &mut sums[number];
                     number += usize::from(cut);
-                    unit.multiply(sums, from, [&a[..count], &a[count..]], b);
+                    unit.multiply(sums, from, a, b);
                     if start + count == *steps {
                         let (place, shape) = ([block * BLOCK, panel * BLOCK], [BLOCK; 2]);
                         take(sums, update.window(place, shape), *rounded, &mut c.window(place, shape));

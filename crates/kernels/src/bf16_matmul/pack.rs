@@ -65,7 +65,7 @@ pub(crate) fn pack_strips(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool
 /// The values are asked, not their format, since what counts as a value may hold a folded scale, or be a
 /// gradient rounded to some other type: whatever the recipe, f32 numbers whose lower halves are zero are bf16.
 /// fp16 and tf32 have too many bits, and so do most NaN with a payload.
-fn pack(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+pub(super) fn pack(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 && (view.rows_are_contiguous() || view.t().rows_are_contiguous()) {
         // SAFETY: `isa` is never wider than what this CPU has.

@@ -28,7 +28,7 @@ pub(crate) use strips::Skip;
 pub(crate) use tile::Kernel;
 
 use crate::matmul::{Mat, MatMut, Sum, Update};
-use crate::row_tasks::{ROWS, in_turn, rows_in_turn};
+use crate::row_tasks::{ROW_UNIT, ROWS, in_turn, rows_in_turn};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -193,7 +193,7 @@ impl Products {
         let right = right.collect::<Vec<_>>();
         let packed = self.pack(&right, &|_, _| {}, &mut buffer);
         let mut packed = &packed[..];
-        let mut tasks: Vec<_> = rows_in_turn(all_rows, threads).map(|rows| (rows, vec![])).collect();
+        let mut tasks: Vec<_> = rows_in_turn(all_rows, threads, ROW_UNIT).map(|rows| (rows, vec![])).collect();
         for Sum { c, update, products, finish } in sums {
             let finish = finish.take();
             let (of_sum, others) = packed.split_at(products.len());

@@ -12,6 +12,7 @@ use crate::quantized::Role;
 use crate::rms_norm;
 use crate::rope::rotate_rows;
 use crate::round::round_rows;
+use crate::row_operands::{Factor, Made, ToMake, products_over_rows};
 use crate::row_tasks::{Operands, RowTask, RowUnit};
 use candle_core::Result;
 
@@ -32,13 +33,8 @@ pub(super) struct AttentionRows<'a> {
     d: usize,
 }
 
-/// The operands of the gradient of the output projection's weight; empty where they are not rounded, or have been.
-pub(super) struct OutputOperands {
-    /// The block's gradient.
-    of_y: Vec<f32>,
-    /// What the heads gave.
-    out: Vec<f32>,
-}
+/// The operands of the gradient of the output projection's weight: the block's gradient, and what the heads gave.
+pub(super) type OutputOperands<'a> = [Made<'a>; 2];
 
 /// Queries, keys and values, and `rstd` of the norm.
 type BeforeHeads = ([Vec<f32>; 3], Vec<f32>);
@@ -100,7 +96,7 @@ impl<'a> AttentionRows<'a> {
         clocks: &[Clock; 3],
         angles: [&[f32]; 2],
     ) -> Vec<f32> {
-        let RowTask { rows, results: [mut q, mut k, mut v], scratch: [normed], mut products } = task;
+        let RowTask { rows, results: [mut q, mut k, mut v], scratch: [normed], mut products, .. } = task;
         let [norm, projections, rope] = clocks;
         let block = &self.shaped.block;
         let x = rows_of(self.x, &rows, self.d);
@@ -113,7 +109,7 @@ impl<'a> AttentionRows<'a> {
             products.multiply_rounded(normed, &mut results, self.inward.output(), &mut []);
         });
         rope.time(|| {
-            self.rotate([&mut q, &mut k], rows.start, angles, 1.0);
+            self.rotate([q.elements(), k.elements()], rows.start, angles, 1.0);
             round_rows(q.elements(), block.formats.compute);
             round_rows(k.elements(), block.formats.compute);
         });
@@ -128,7 +124,7 @@ impl<'a> AttentionRows<'a> {
         let out = MatMut::row_major(out, n, d);
         let formats = self.shaped.block.formats;
         let task = |task: RowTask<'_, 2, 2>| {
-            let RowTask { rows, results: [mut y, mut out], scratch: [operand, part], mut products } = task;
+            let RowTask { rows, results: [mut y, mut out], scratch: [operand, part], mut products, .. } = task;
             round_rows(out.elements(), formats.compute);
             let mut out = &*out.elements();
             if operand.is_empty() {
@@ -154,34 +150,42 @@ impl<'a> AttentionRows<'a> {
     }
 
     /// From the gradient of the block to that of what the heads gave.
-    pub(super) fn back_to_heads(&self, kept: &Kept, grad: &[f32]) -> (Vec<f32>, OutputOperands) {
-        let Self { n, d, .. } = *self;
+    pub(super) fn back_to_heads<'g>(&self, kept: &'g Kept, grad: &'g [f32]) -> (Vec<f32>, OutputOperands<'g>) {
+        let Self { n, d, unit, .. } = *self;
         let formats = self.shaped.block.formats;
         let right = [Mat::row_major(self.w.o, d, d)];
         let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
-        let task = |task: RowTask<'_, 3, 1>| {
-            let RowTask { rows, results, scratch: [residual], mut products } = task;
-            let [mut of_out, mut of_y, mut operand] = results;
-            let grad = rows_of(grad, &rows, d);
-            let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y.elements());
+        let task = |task: RowTask<'_, 1, 1, 2>| {
+            let RowTask { rows, results: [mut of_out], operands, scratch: [residual], mut products } = task;
+            let ([of_y, out], grad) = (operands, rows_of(grad, &rows, d));
+            let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y);
             self.outward.input_gradient(&mut products, &[(of_y, 0)], &mut of_out, &mut []);
             self.outward.round_output(formats.compute, of_out.elements());
-            let operand = operand.elements();
-            if !operand.is_empty() {
-                operand.copy_from_slice(rows_of(&kept.out, &rows, d));
-                self.outward.round(Role::Input, operand);
+            if !out.is_empty() {
+                out.copy_from_slice(rows_of(&kept.out, &rows, d));
+                self.outward.round_from(formats.compute, Role::Input, out);
             }
         };
-        let low = self.outward.width_if_low(d);
+        let operand = |factor, mat, is_as_it_is| match is_as_it_is {
+            true => ToMake::given(unit, factor, mat),
+            false => ToMake::new(unit, factor, [n, d]),
+        };
+        let [of_y, out] = [grad, &kept.out[..]].map(|values| Mat::row_major(values, n, d));
+        let operands = [
+            operand(Factor::First, of_y, self.outward.is_full()),
+            operand(Factor::Second, out, self.outward.holds(Role::Input, formats.compute)),
+        ];
         let scratch = [self.width_past()];
-        // SAFETY: tasks write all rows of the results.
-        let ([of_out, of_y, out], _) = matmul_span(Part::MatmulInput, [n, d, d], || unsafe {
-            written(n, [d, low, self.width_of_operand()], |results| {
-                self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
+        // SAFETY: tasks write all rows of the result and of the operands.
+        let ([of_out], (_, operands)) = matmul_span(Part::MatmulInput, [n, d, d], || unsafe {
+            written(n, [d], |results| {
+                unit.with_packed(&right, round, |right| {
+                    right.by_rows_making(results, operands, scratch, task)
+                })
             })
         });
         self.outward.tell(&[Role::Grad]);
-        (of_out, OutputOperands { of_y, out })
+        (of_out, operands)
     }
 
     /// Gradients from those of the output and of queries, keys and values.
@@ -189,10 +193,10 @@ impl<'a> AttentionRows<'a> {
         &self,
         kept: &Kept,
         grad: &[f32],
-        of_output: &OutputOperands,
-        mut of_qkv: [Vec<f32>; 3],
+        of_output: &OutputOperands<'_>,
+        of_qkv: [Vec<f32>; 3],
     ) -> Result<Gradients> {
-        let Self { n, d, .. } = *self;
+        let Self { n, d, unit, .. } = *self;
         let parts = Shared::new([
             pass(Part::Rope, 4 * n * d),
             product(Part::MatmulInput, [n, 3 * d, d]),
@@ -201,29 +205,31 @@ impl<'a> AttentionRows<'a> {
         let right = qkv(self.w, d);
         let round = |_, values: &mut [f32]| self.inward.round(Role::Weight, values);
         let [cos, sin] = &self.shaped.block.rotary;
-        let [of_q, of_k, of_v] = of_qkv.each_mut().map(|x| MatMut::row_major(x, n, d));
         let scratch = [d, self.inward.width_if_low(d), self.width_past()];
-        let ([of_x, normed], partial) = with_elements([cos, sin], |angles| {
-            // SAFETY: tasks write all rows of the results.
+        let [q, k, v] = of_qkv.map(|values| ToMake::changed(unit, Factor::First, values, [n, d]));
+        let of_heads = [&q.1[..], &k.1, &v.1];
+        let operands = [ToMake::new(unit, Factor::Second, [n, d]), q.0, k.0, v.0];
+        let ([of_x], (partial, [normed, of_q, of_k, of_v])) = with_elements([cos, sin], |angles| {
+            // SAFETY: tasks write all rows of the result and of the operands.
             Ok(unsafe {
-                written(n, [d; 2], |[of_x, normed]| {
+                written(n, [d], |results| {
                     parts.run(|clocks| {
-                        let task = |task: RowTask<'_, 5, 3>| self.back_rows(task, clocks, angles, kept, grad);
-                        let results = [of_x, normed, of_q, of_k, of_v];
-                        self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
+                        let task = |task: RowTask<'_, 1, 3, 4>| {
+                            self.back_rows(task, clocks, angles, kept, of_heads, grad)
+                        };
+                        unit.with_packed(&right, round, |right| {
+                            right.by_rows_making(results, operands, scratch, task)
+                        })
                     })
                 })
             })
         })?;
         self.inward.tell(&[Role::Grad]);
-        let mat = |x| Mat::row_major(x, n, d);
         // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
-            let of_qkv = of_qkv.iter().map(|dy| (mat(dy).t(), mat(&normed)));
-            let of_y = if of_output.of_y.is_empty() { grad } else { &of_output.of_y };
-            let out = if of_output.out.is_empty() { &kept.out } else { &of_output.out };
-            let of_o = (mat(of_y).t(), mat(out));
-            self.operands.products(of_qkv.chain([of_o]))
+            let [of_y, out] = of_output;
+            let pairs = [(&of_q, &normed), (&of_k, &normed), (&of_v, &normed), (of_y, out)];
+            products_over_rows(unit, self.operands, &pairs)
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
         Ok(Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() })
@@ -232,23 +238,30 @@ impl<'a> AttentionRows<'a> {
     /// Returns sums for the gradient of the norm's weight.
     fn back_rows(
         &self,
-        task: RowTask<'_, 5, 3>,
+        task: RowTask<'_, 1, 3, 4>,
         clocks: &[Clock; 3],
         angles: [&[f32]; 2],
         kept: &Kept,
+        of_heads: [&[f32]; 3],
         grad: &[f32],
     ) -> Vec<f32> {
-        let RowTask { rows, results, scratch: [of_normed, another, residual], mut products } = task;
-        let [mut of_x, mut normed, mut of_q, mut of_k, mut of_v] = results;
+        let RowTask { rows, results: [mut of_x], operands, scratch, mut products } = task;
+        let [normed, of_q, of_k, of_v] = operands;
+        let [of_normed, another, residual] = scratch;
         let [rope, projections, norm] = clocks;
         let (formats, d) = (self.shaped.block.formats, self.d);
         rope.time(|| {
-            round_rows(of_q.elements(), formats.compute);
-            round_rows(of_k.elements(), formats.compute);
-            self.rotate([&mut of_q, &mut of_k], rows.start, angles, -1.0);
+            for (of_x, of_head) in [&mut *of_q, &mut *of_k, &mut *of_v].into_iter().zip(of_heads) {
+                if !of_head.is_empty() {
+                    of_x.copy_from_slice(rows_of(of_head, &rows, d));
+                }
+            }
+            round_rows(of_q, formats.compute);
+            round_rows(of_k, formats.compute);
+            self.rotate([&mut *of_q, &mut *of_k], rows.start, angles, -1.0);
         });
         projections.time(|| {
-            let mut dys = [(of_q.elements(), 0), (of_k.elements(), 1), (of_v.elements(), 2)];
+            let mut dys = [(of_q, 0), (of_k, 1), (of_v, 2)];
             for (dy, index) in &mut dys {
                 self.inward.enter_one(*index, Role::Grad, dy);
             }
@@ -259,7 +272,7 @@ impl<'a> AttentionRows<'a> {
         norm.time(|| {
             let (x, rstd) = (rows_of(self.x, &rows, d), &kept.rstd[rows.clone()]);
             let grad = past_block(rows_of(grad, &rows, d), formats.residual, residual);
-            let results = [normed.elements(), of_x.elements()];
+            let results = [normed, of_x.elements()];
             self.inward.norm_backward([x, self.w.norm, rstd, grad], formats.compute, of_normed, results)
         })
     }
@@ -275,10 +288,10 @@ impl<'a> AttentionRows<'a> {
         width_past_block(self.shaped.block.formats.residual, self.d)
     }
 
-    fn rotate(&self, tensors: [&mut MatMut<'_>; 2], first: usize, [cos, sin]: [&[f32]; 2], direction: f32) {
+    fn rotate(&self, tensors: [&mut [f32]; 2], first: usize, [cos, sin]: [&[f32]; 2], direction: f32) {
         let HeadShape { t, .. } = self.shaped.shape;
         for x in tensors {
-            rotate_rows(x.elements(), first, cos, sin, [t, self.d], direction);
+            rotate_rows(x, first, cos, sin, [t, self.d], direction);
         }
     }
 }

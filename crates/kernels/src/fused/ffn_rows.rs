@@ -11,6 +11,7 @@ use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
 use crate::quantized::Role;
 use crate::rms_norm;
 use crate::round::round_rows;
+use crate::row_operands::{Factor, ToMake, products_over_rows};
 use crate::row_tasks::{Operands, RowTask, RowUnit};
 
 /// A block that rounds every value on its own, if any, without a norm before its down projection, with weights that are packed
@@ -109,7 +110,7 @@ impl<'a> FfnRows<'a> {
 
     /// Returns `rstd` of the norm.
     fn run_rows(&self, task: RowTask<'_, 3, 2>, clocks: &[Clock; 4]) -> Vec<f32> {
-        let RowTask { rows, results: [mut y, mut up, mut gate], scratch: [normed, hidden], mut products } =
+        let RowTask { rows, results: [mut y, mut up, mut gate], scratch: [normed, hidden], mut products, .. } =
             task;
         let Self { block, w, inward, outward, d, d_ff, .. } = self;
         let (d, d_ff, formats) = (*d, *d_ff, block.formats);
@@ -155,51 +156,70 @@ impl<'a> FfnRows<'a> {
             pass(Part::Norm, 6 * n * d),
         ]);
         let right = right(self.w, [d, d_ff]);
-        let widths = [d, d, d_ff, d_ff, d_gate, self.outward.width_if_low(d)];
         let second = if d_gate > 0 { self.inward.width_if_low(d) } else { 0 };
         let scratch = [d_ff, d, second, width_past_block(self.block.formats.residual, d)];
-        // SAFETY: tasks write all rows of the results.
-        let ([of_x, normed, hidden, of_up, of_gate, of_y], partial) = unsafe {
-            written(n, widths, |results| {
+        let operand = |factor, cols| ToMake::new(self.unit, factor, [n, cols]);
+        let of_y = match self.outward.is_full() {
+            true => ToMake::given(self.unit, Factor::First, Mat::row_major(grad, n, d)),
+            false => operand(Factor::First, d),
+        };
+        let operands = [
+            operand(Factor::Second, d),
+            operand(Factor::Second, d_ff),
+            operand(Factor::First, d_ff),
+            operand(Factor::First, d_gate),
+            of_y,
+        ];
+        // SAFETY: tasks write all rows of the results and operands.
+        let ([of_x], (partial, [normed, hidden, of_up, of_gate, of_y])) = unsafe {
+            written(n, [d], |results| {
                 parts.run(|clocks| {
-                    let task = |task: RowTask<'_, 6, 4>| self.back_rows(task, clocks, kept, grad);
+                    let task = |task: RowTask<'_, 1, 4, 5>| self.back_rows(task, clocks, kept, grad);
                     let round = |index, values: &mut [f32]| self.round_weight(index, values);
-                    self.unit.with_packed(&right, round, |right| right.by_rows(results, scratch, task))
+                    self.unit.with_packed(&right, round, |right| {
+                        right.by_rows_making(results, operands, scratch, task)
+                    })
                 })
             })
         };
         for formats in [&self.inward, &self.outward] {
             formats.tell(&[Role::Grad]);
         }
-        let of_y = if self.outward.is_full() { grad } else { &of_y };
-        let mat = |x, cols| Mat::row_major(x, n, cols);
         let branches = if d_gate > 0 { vec![&of_gate, &of_up] } else { vec![&of_up] };
         // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [d_ff + d_gate + d_ff, n, d], || {
-            let of_branches = branches.into_iter().map(|dy| (mat(dy, d_ff).t(), mat(&normed, d)));
-            self.operands.products(of_branches.chain([(mat(of_y, d).t(), mat(&hidden, d_ff))]))
+            let of_branches = branches.into_iter().map(|dy| (dy, &normed));
+            let pairs: Vec<_> = of_branches.chain([(&of_y, &hidden)]).collect();
+            products_over_rows(self.unit, self.operands, &pairs)
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
         Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() }
     }
 
     /// Returns sums for the gradient of the norm's weight.
-    fn back_rows(&self, task: RowTask<'_, 6, 4>, clocks: &[Clock; 4], kept: &Kept, grad: &[f32]) -> Vec<f32> {
-        let RowTask { rows, results, scratch: [of_hidden, of_normed, second, residual], mut products } = task;
-        let [mut of_x, mut normed, mut hidden, mut of_up, mut of_gate, mut of_y] = results;
+    fn back_rows(
+        &self,
+        task: RowTask<'_, 1, 4, 5>,
+        clocks: &[Clock; 4],
+        kept: &Kept,
+        grad: &[f32],
+    ) -> Vec<f32> {
+        let RowTask { rows, results: [mut of_x], operands, scratch, mut products } = task;
+        let [normed, hidden, of_up, of_gate, of_y] = operands;
+        let [of_hidden, of_normed, second, residual] = scratch;
         let Self { block, w, inward, outward, d, d_ff, .. } = self;
         let (d, d_ff, formats) = (*d, *d_ff, block.formats);
         let [out_of_hidden, activation, into_hidden, norm] = clocks;
         let (x, grad, rstd) = (rows_of(self.x, &rows, d), rows_of(grad, &rows, d), &kept.rstd[rows.clone()]);
         let grad = out_of_hidden.time(|| {
-            let [grad, of_y] = outward.gradient(grad, formats.residual, residual, of_y.elements());
+            let [grad, of_y] = outward.gradient(grad, formats.residual, residual, of_y);
             let mut of_hidden = MatMut::row_major(of_hidden, rows.len(), d_ff);
             outward.input_gradient(&mut products, &[(of_y, DOWN)], &mut of_hidden, &mut []);
             grad
         });
         activation.time(|| {
-            let (up, of_up, of_gate) = (rows_of(&kept.up, &rows, d_ff), of_up.elements(), of_gate.elements());
-            let parts = hidden.elements().chunks_mut(AT_ONCE).zip(of_hidden.chunks_mut(AT_ONCE));
+            let up = rows_of(&kept.up, &rows, d_ff);
+            let parts = hidden.chunks_mut(AT_ONCE).zip(of_hidden.chunks_mut(AT_ONCE));
             for (index, (hidden, of_hidden)) in parts.enumerate() {
                 let part = Span::new(index, hidden.len());
                 let of_up = part.of_mut(of_up);
@@ -226,13 +246,13 @@ impl<'a> FfnRows<'a> {
             let mut of_normed = MatMut::row_major(of_normed, rows.len(), d);
             let mut dys = vec![];
             if kept.gate.is_some() {
-                dys.push((&*of_gate.elements(), GATE));
+                dys.push((&*of_gate, GATE));
             }
-            dys.push((of_up.elements(), UP));
+            dys.push((of_up, UP));
             inward.input_gradient(&mut products, &dys, &mut of_normed, second);
         });
         norm.time(|| {
-            let results = [normed.elements(), of_x.elements()];
+            let results = [normed, of_x.elements()];
             inward.norm_backward([x, w.norm, rstd, grad], formats.compute, of_normed, results)
         })
     }
