@@ -252,7 +252,7 @@ crate::multiversion! {
         log_sum_exp: &mut Vec<f32>,
     ) {
         let last = scores.len() - 1;
-        for row in 0..BLOCK {
+        for (row, of_row) in sums.iter_mut().enumerate() {
             let (strip, line) = (row / LINES, row % LINES);
             let mut largest = [f32::NEG_INFINITY; LINES];
             for (block, scores) in scores.iter_mut().enumerate() {
@@ -282,8 +282,8 @@ crate::multiversion! {
                 let tile = strip * (last + 1) + block;
                 (high[tile].0[line], low[tile].0[line]) = (pairs[0], pairs[1]);
             }
-            sums[row] = combine(sum, |a, b| a + b);
-            log_sum_exp.push(largest + sums[row].ln());
+            *of_row = combine(sum, |a, b| a + b);
+            log_sum_exp.push(largest + of_row.ln());
         }
     }
 
@@ -345,12 +345,10 @@ crate::multiversion! {
 
     /// Writes a block, its rows multiplied by factors, as far as c goes.
     fn write(sums: &Sums, factors: &[f32; BLOCK], c: &mut MatMut<'_>) {
-        for row in 0..c.shape()[0] {
+        for (row, factor) in factors.iter().enumerate().take(c.shape()[0]) {
             let (mut sums, c) = (sums.row(row), c.row(row));
-            for lanes in &mut sums {
-                for x in lanes {
-                    *x *= factors[row];
-                }
+            for x in sums.as_flattened_mut() {
+                *x *= factor;
             }
             match whole_row(c) {
                 Some(c) => *c = sums,

@@ -218,6 +218,35 @@ fn several_products_at_once() {
     }
 }
 
+/// Operands that tasks pack some rows of at a time, the last ones fewer than a tile has.
+#[test]
+fn products_over_rows_are_those_of_transposed_operands() {
+    for rows in [1, 96, 100, 2200] {
+        let [a, other] =
+            [(1, 50), (2, 7)].map(|(seed, cols)| Matrix::random(seed, [rows, cols], Order::Rows, 3.0));
+        let b = Matrix::random(3, [rows, 33], Order::Rows, 3.0);
+        let [a_strips, other_strips, b_strips] = [(&a, Side::Left), (&other, Side::Left), (&b, Side::Right)]
+            .map(|(matrix, side)| {
+                let [rows, cols] = matrix.shape;
+                let packed = OverRows::new(side, rows, cols);
+                let starts: Vec<_> = (0..rows).step_by(96).collect();
+                starts.into_par_iter().rev().for_each(|start| {
+                    let part = start..rows.min(start + 96);
+                    let values = &matrix.data[part.start * cols..part.end * cols];
+                    // SAFETY: every row is in one part.
+                    unsafe { packed.pack(part, values) };
+                });
+                // SAFETY: all rows are in some part.
+                unsafe { packed.packed() }
+            });
+        let found = packed_products(unit(), &[(&a_strips, &b_strips), (&other_strips, &b_strips)]);
+        for (found, a) in found.iter().zip([&a, &other]) {
+            let expected = on_tiles(1.0, a.mat().t(), b.mat()).unwrap();
+            assert!(*found == expected, "{rows} rows");
+        }
+    }
+}
+
 #[test]
 fn empty_products_are_zeros() {
     for [m, k, n] in [[0, 3, 2], [2, 3, 0], [2, 0, 3], [0, 0, 0]] {

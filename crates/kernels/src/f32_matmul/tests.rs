@@ -246,7 +246,9 @@ fn rows_through_several_products_have_the_bits_of_one_after_another() -> candle_
             let (found, starts) = unsafe {
                 crate::matmul::written(n, [d, 70], |results| {
                     let task = |task: RowTask<'_, 2, 1>| {
-                        let RowTask { rows, results: [mut y, mut z], scratch: [hidden], mut products, .. } = task;
+                        let RowTask {
+                            rows, results: [mut y, mut z], scratch: [hidden], mut products, ..
+                        } = task;
                         let mut c = MatMut::row_major(hidden, rows.len(), between);
                         let mut both = [(0, &mut c, Update::OVERWRITE), (2, &mut z, Update::OVERWRITE)];
                         let x = x.rows(rows.start, rows.len());

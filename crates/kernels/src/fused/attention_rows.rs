@@ -124,7 +124,8 @@ impl<'a> AttentionRows<'a> {
         let out = MatMut::row_major(out, n, d);
         let formats = self.shaped.block.formats;
         let task = |task: RowTask<'_, 2, 2>| {
-            let RowTask { rows, results: [mut y, mut out], scratch: [operand, part], mut products, .. } = task;
+            let RowTask { rows, results: [mut y, mut out], scratch: [operand, part], mut products, .. } =
+                task;
             round_rows(out.elements(), formats.compute);
             let mut out = &*out.elements();
             if operand.is_empty() {
@@ -150,7 +151,11 @@ impl<'a> AttentionRows<'a> {
     }
 
     /// From the gradient of the block to that of what the heads gave.
-    pub(super) fn back_to_heads<'g>(&self, kept: &'g Kept, grad: &'g [f32]) -> (Vec<f32>, OutputOperands<'g>) {
+    pub(super) fn back_to_heads<'g>(
+        &self,
+        kept: &'g Kept,
+        grad: &'g [f32],
+    ) -> (Vec<f32>, OutputOperands<'g>) {
         let Self { n, d, unit, .. } = *self;
         let formats = self.shaped.block.formats;
         let right = [Mat::row_major(self.w.o, d, d)];

@@ -110,8 +110,9 @@ impl<'a> FfnRows<'a> {
 
     /// Returns `rstd` of the norm.
     fn run_rows(&self, task: RowTask<'_, 3, 2>, clocks: &[Clock; 4]) -> Vec<f32> {
-        let RowTask { rows, results: [mut y, mut up, mut gate], scratch: [normed, hidden], mut products, .. } =
-            task;
+        let RowTask {
+            rows, results: [mut y, mut up, mut gate], scratch: [normed, hidden], mut products, ..
+        } = task;
         let Self { block, w, inward, outward, d, d_ff, .. } = self;
         let (d, d_ff, formats) = (*d, *d_ff, block.formats);
         let [norm, into_hidden, activation, out_of_hidden] = clocks;

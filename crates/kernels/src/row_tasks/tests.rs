@@ -6,14 +6,15 @@ use candle_core::{Device, Tensor};
 
 #[test]
 fn rows_are_cut_into_ever_smaller_tasks() {
-    for (all, threads) in [(0, 2), (1, 2), (24, 1), (25, 16), (4096, 2), (4096, 16), (1000, 1)] {
-        let cut: Vec<_> = rows_in_turn(all, threads, ROW_UNIT).collect();
+    let cases = [(0, 2), (1, 2), (24, 1), (25, 16), (4096, 2), (4096, 16), (1000, 1)];
+    for ((all, threads), unit) in cases.into_iter().flat_map(|case| [(case, ROW_UNIT), (case, ROWS)]) {
+        let cut: Vec<_> = rows_in_turn(all, threads, unit).collect();
         let ends = cut.iter().map(|rows| rows.end);
         assert!(cut.iter().map(|rows| rows.start).eq([0].into_iter().chain(ends).take(cut.len())));
         assert_eq!(cut.last().map_or(0, |rows| rows.end), all);
         assert!(cut.is_sorted_by(|rows, next| rows.len() >= next.len()));
         assert!(cut.iter().all(|rows| (1..=ROWS).contains(&rows.len())));
-        assert!(cut.iter().rev().skip(1).all(|rows| rows.len().is_multiple_of(ROW_UNIT)));
+        assert!(cut.iter().rev().skip(1).all(|rows| rows.len().is_multiple_of(unit)));
     }
 }
 
@@ -61,12 +62,12 @@ mod tiles {
         found
     }
 
-    fn close(found: &[f32], x: Mat<'_>, b: Mat<'_>, before: f32) {
+    fn close(found: &[f32], x: Mat<'_>, b: Mat<'_>, before: f32, most: f64) {
         for (at, found) in found.iter().enumerate() {
             let (row, col) = (at / b.cols, at % b.cols);
             let term = |k| f64::from(x.get(row, k)) * f64::from(b.get(k, col));
-            let exact = 2.0 * (0..D).map(term).sum::<f64>() + f64::from(before);
-            assert!((f64::from(*found) - exact).abs() < 1e-4, "[{row}, {col}]: {found}, exactly {exact}");
+            let exact = (0..D).map(term).sum::<f64>() + f64::from(before);
+            assert!((f64::from(*found) - exact).abs() < most, "[{row}, {col}]: {found}, exactly {exact}");
         }
     }
 
@@ -86,7 +87,56 @@ mod tiles {
         })
     }
 
-    /// A number that bf16 does not hold in either operand, and sums with something before them: by kernels of f32.
+    /// Rounded before it is added to anything: on tiles, and for kernels of f32 and other formats with memory for the product.
+    #[test]
+    fn rounded_products_are_added_to_what_is_before_them() {
+        let (x, a) = (values(1, [N, D]), values(2, [D, WIDTHS[0]]));
+        let (x, a) = (mat(&x, [N, D]), mat(&a, [D, WIDTHS[0]]));
+        let before: Vec<f32> = (0..N * WIDTHS[0]).map(|i| (i % 7) as f32 * 0.37).collect();
+        let other = mat(&before, [N, WIDTHS[0]]);
+        let units = [Some(RowUnit::Tiles(unit())), Kernel::fast().map(RowUnit::F32)];
+        for unit in units.into_iter().flatten() {
+            for format in [NumericFormat::Bf16, NumericFormat::Fp16, NumericFormat::Fp32] {
+                let found = [Before::Nothing, Before::There, Before::Other(other)].map(|place| {
+                    let task = |task: RowTask<'_, 1, 1>| {
+                        let RowTask { rows, results: [mut y], scratch: [part], mut products, .. } = task;
+                        y.elements()
+                            .copy_from_slice(other.rows(rows.start, rows.len()).contiguous_rows().as_slice());
+                        let place = match place {
+                            Before::Other(other) => Before::Other(other.rows(rows.start, rows.len())),
+                            Before::Nothing | Before::There => place,
+                        };
+                        let update = Update { before: place, ..Update::OVERWRITE };
+                        let x = x.rows(rows.start, rows.len());
+                        products.multiply_rounded(x, &mut [(0, &mut y, update)], format, part);
+                    };
+                    // SAFETY: tasks write all rows of the result, and before they read them.
+                    let ([found], _) = unsafe {
+                        written(N, [WIDTHS[0]], |results| {
+                            unit.with_packed(
+                                &[a],
+                                |_, _| {},
+                                |right| right.by_rows(results, [WIDTHS[0]], task),
+                            )
+                        })
+                    };
+                    found
+                });
+                let [product, there, onto] = &found;
+                close(product, x, a, 0.0, if format == NumericFormat::Fp32 { 1e-4 } else { 0.2 });
+                let mut rounded = product.clone();
+                round_rows(&mut rounded, format);
+                assert_eq!(*product, rounded, "in {format}");
+                let sums: Vec<f32> = product.iter().zip(&before).map(|(y, before)| before + y).collect();
+                if format != NumericFormat::Fp32 {
+                    assert_eq!(*there, sums, "in {format}");
+                }
+                assert_eq!(there, onto);
+            }
+        }
+    }
+
+    /// A number that bf16 does not hold in either operand: by kernels of f32. Sums with something before them, too.
     #[test]
     fn what_tiles_cannot_do_is_done_without_them() {
         let (x, a, b) = (values(1, [N, D]), values(2, [D, WIDTHS[0]]), values(3, [WIDTHS[1], D]));
@@ -104,8 +154,9 @@ mod tiles {
         ] {
             let x = mat(&x, [N, D]);
             let [y, z] = by_rows(x, [&a, &b], update);
-            close(&y, x, mat(&a, [D, WIDTHS[0]]), if update.is_overwrite() { 0.0 } else { 3.0 });
-            close(&z, x, mat(&b, [WIDTHS[1], D]).t(), 0.0);
+            let [a, b] = [&a, &b].map(|values| values.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+            close(&y, x, mat(&a, [D, WIDTHS[0]]), if update.is_overwrite() { 0.0 } else { 3.0 }, 1e-4);
+            close(&z, x, mat(&b, [WIDTHS[1], D]).t(), 0.0, 1e-4);
         }
     }
 }
