@@ -35,7 +35,7 @@ fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// Rows over which dw is summed at a time.
-pub(crate) const ROWS_PER_SUM: usize = 24;
+pub(crate) const ROWS_PER_SUM: usize = 8;
 
 struct RmsNorm {
     eps: f32,

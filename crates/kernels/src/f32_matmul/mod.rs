@@ -194,7 +194,7 @@ impl Products {
         let packed = self.pack(&right, &|_, _| {}, &mut buffer);
         let mut packed = &packed[..];
         let mut tasks: Vec<_> =
-            rows_in_turn(all_rows, threads, ROW_UNIT).map(|rows| (rows, vec![])).collect();
+            rows_in_turn(all_rows, threads, ROW_UNIT, ROWS).map(|rows| (rows, vec![])).collect();
         for Sum { c, update, products, finish } in sums {
             let finish = finish.take();
             let (of_sum, others) = packed.split_at(products.len());
