@@ -143,10 +143,10 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(&Strips, &Strips)]) -
         assert_eq!(a.steps, b.steps);
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
         let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
-        for left in a.tiles.chunks((rows / LINES * a.steps).max(1)) {
+        for left in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
             let c = c.take_rows(rows.min(c.shape()[0]));
             let result = Destination { b, update: Update::OVERWRITE, rounded: false, c };
-            tasks.push((Left::Packed(left, a.steps), result));
+            tasks.push((Left::Packed(left, a.steps, a.pitch), result));
         }
     }
     tasks.into_par_iter().for_each(|(left, result)| {
@@ -193,6 +193,8 @@ pub(crate) struct Strips {
     cols: usize,
     /// Tiles in a strip.
     steps: usize,
+    /// Tiles from strip to strip.
+    pitch: usize,
 }
 
 impl Strips {
@@ -229,7 +231,7 @@ impl Strips {
             // SAFETY: all panels have been written.
             unsafe { tiles.set_len(count) };
         }
-        exact.then_some(Self { tiles, cols: b.cols, steps })
+        exact.then_some(Self { tiles, cols: b.cols, steps, pitch: steps })
     }
 }
 
@@ -259,8 +261,8 @@ thread_local! {
 enum Left<'a> {
     /// To be packed.
     Rows(Mat<'a>),
-    /// An even number of strips, with so many tiles in each.
-    Packed(&'a [Tile], usize),
+    /// An even number of strips, with so many tiles in each, and so many from one to the next.
+    Packed(&'a [Tile], usize, usize),
 }
 
 /// Updates each c by a and its b, for the rows of a task, unless bf16 does not hold a.
@@ -271,7 +273,7 @@ pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Dest
 fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_, '_>]) -> bool {
     let (blocks, steps) = match a {
         Left::Rows(a) => (a.rows.div_ceil(BLOCK), a.cols.div_ceil(STEPS)),
-        Left::Packed(tiles, steps) => (tiles.len() / (2 * steps), steps),
+        Left::Packed(tiles, steps, pitch) => (tiles.len() / (2 * pitch), steps),
     };
     let mut scratch = SCRATCH.take();
     let Scratch { left: buffer, sums } = &mut scratch;
@@ -292,13 +294,13 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
                 }
                 (&*left, count)
             }
-            Left::Packed(tiles, steps) => (&tiles[start..], steps),
+            Left::Packed(tiles, _, pitch) => (&tiles[start..], pitch),
         };
         let from = if start == 0 { Start::Zero } else { Start::Sums };
         let mut number = 0;
-        for Destination { b: Strips { tiles, steps, .. }, update, rounded, c } in &mut *results {
-            for (panel, b) in tiles.chunks_exact(2 * steps).enumerate() {
-                let b = [&b[start..][..count], &b[steps + start..][..count]];
+        for Destination { b: Strips { tiles, steps, pitch, .. }, update, rounded, c } in &mut *results {
+            for (panel, b) in tiles.chunks_exact(2 * pitch).enumerate() {
+                let b = [&b[start..][..count], &b[pitch + start..][..count]];
                 for block in 0..blocks {
                     let a = [0, 1].map(|strip| &left[(2 * block + strip) * distance..][..count]);
                     let sums = &mut sums[number];

@@ -40,7 +40,7 @@ use std::ops::Range;
 // A norm's sums over rows are not cut by the cut into tasks.
 const _: () = assert!(ROW_UNIT.is_multiple_of(rms_norm::ROWS_PER_SUM));
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(crate::row_tasks::ROWS_ON_TILES.is_multiple_of(rms_norm::ROWS_PER_SUM));
+const _: () = assert!(crate::row_tasks::ROW_UNIT_ON_TILES.is_multiple_of(rms_norm::ROWS_PER_SUM));
 
 /// An RMSNorm: its weight \[d\] and what is added to the mean square.
 #[derive(Clone, Debug)]
