@@ -204,10 +204,11 @@ impl RowProducts<'_> {
         match self.right {
             RightOperands::F32(kernel, packed) => kernel.multiply_rows(a, packed, results),
             #[cfg(target_arch = "x86_64")]
-            RightOperands::Tiles(..) => {
+            RightOperands::Tiles(_, right, round) => {
                 if !self.multiply_on_tiles(a, results, false) {
                     for (index, c, update) in results {
-                        self.update(c, *update, a, *index);
+                        let b = right[*index].mat(|values| round(*index, values));
+                        matmul::update(c, *update, a, b);
                     }
                 }
             }
@@ -230,28 +231,27 @@ impl RowProducts<'_> {
         if format == NumericFormat::Bf16 && self.multiply_on_tiles(a, results, true) {
             return;
         }
+        if results.iter().all(|(.., update)| update.is_overwrite()) {
+            // Together, so that a is packed once.
+            self.multiply(a, results);
+            for (_, c, _) in results {
+                (0..c.shape()[0]).for_each(|row| round_rows(c.row(row), format));
+            }
+            return;
+        }
         for (index, c, update) in results {
             let [rows, cols] = c.shape();
-            match update.before {
-                Before::Nothing => {
-                    self.multiply(a, &mut [(*index, c, *update)]);
-                    (0..rows).for_each(|row| round_rows(c.row(row), format));
+            let part = &mut part[..rows * cols];
+            let mut product = MatMut::row_major(part, rows, cols);
+            self.multiply(a, &mut [(*index, &mut product, Update { before: Before::Nothing, ..*update })]);
+            round_rows(part, format);
+            for (row, part) in part.chunks_exact(cols).enumerate() {
+                match update.before {
+                    Before::Nothing => c.row(row).fill(0.0),
+                    Before::There => {}
+                    Before::Other(other) => c.row(row).copy_from_slice(other.row(row)),
                 }
-                before => {
-                    let part = &mut part[..rows * cols];
-                    let mut product = MatMut::row_major(part, rows, cols);
-                    self.multiply(
-                        a,
-                        &mut [(*index, &mut product, Update { before: Before::Nothing, ..*update })],
-                    );
-                    round_rows(part, format);
-                    for (row, part) in part.chunks_exact(cols).enumerate() {
-                        if let Before::Other(other) = before {
-                            c.row(row).copy_from_slice(other.row(row));
-                        }
-                        add(c.row(row), part);
-                    }
-                }
+                add(c.row(row), part);
             }
         }
     }
@@ -272,14 +272,6 @@ impl RowProducts<'_> {
             destinations.push(Destination { b, update: *update, rounded, c: c.window([0, 0], shape) });
         }
         bf16_matmul::multiply_rows(*unit, a, &mut destinations)
-    }
-
-    /// A product that tiles cannot compute.
-    #[cfg(target_arch = "x86_64")]
-    fn update(&self, c: &mut MatMut<'_>, update: Update<'_>, a: Mat<'_>, index: usize) {
-        if let RightOperands::Tiles(_, right, round) = self.right {
-            matmul::update(c, update, a, right[index].mat(|values| round(index, values)));
-        }
     }
 }
 

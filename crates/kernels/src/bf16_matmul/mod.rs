@@ -143,10 +143,10 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(&Strips, &Strips)]) -
         assert_eq!(a.steps, b.steps);
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
         let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
-        for left in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
+        for tiles in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
             let c = c.take_rows(rows.min(c.shape()[0]));
             let result = Destination { b, update: Update::OVERWRITE, rounded: false, c };
-            tasks.push((Left::Packed(left, a.steps, a.pitch), result));
+            tasks.push((Left::Packed { tiles, steps: a.steps, pitch: a.pitch }, result));
         }
     }
     tasks.into_par_iter().for_each(|(left, result)| {
@@ -262,7 +262,7 @@ enum Left<'a> {
     /// To be packed.
     Rows(Mat<'a>),
     /// An even number of strips, with so many tiles in each, and so many from one to the next.
-    Packed(&'a [Tile], usize, usize),
+    Packed { tiles: &'a [Tile], steps: usize, pitch: usize },
 }
 
 /// Updates each c by a and its b, for the rows of a task, unless bf16 does not hold a.
@@ -270,10 +270,11 @@ pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Dest
     multiply_left(unit, Left::Rows(a), results)
 }
 
+/// [`multiply_rows`] for either left operand.
 fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_, '_>]) -> bool {
     let (blocks, steps) = match a {
         Left::Rows(a) => (a.rows.div_ceil(BLOCK), a.cols.div_ceil(STEPS)),
-        Left::Packed(tiles, steps, pitch) => (tiles.len() / (2 * pitch), steps),
+        Left::Packed { tiles, steps, pitch } => (tiles.len() / (2 * pitch), steps),
     };
     let mut scratch = SCRATCH.take();
     let Scratch { left: buffer, sums } = &mut scratch;
@@ -294,9 +295,9 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
                 }
                 (&*left, count)
             }
-            Left::Packed(tiles, _, pitch) => (&tiles[start..], pitch),
+            Left::Packed { tiles, pitch, .. } => (&tiles[start..], pitch),
         };
-        let from = if start == 0 { Start::Zero } else { Start::Sums };
+        let first = if start == 0 { Start::Zero } else { Start::Sums };
         let mut number = 0;
         for Destination { b: Strips { tiles, steps, pitch, .. }, update, rounded, c } in &mut *results {
             for (panel, b) in tiles.chunks_exact(2 * pitch).enumerate() {
@@ -305,7 +306,7 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
                     let a = [0, 1].map(|strip| &left[(2 * block + strip) * distance..][..count]);
                     let sums = &mut sums[number];
                     number += usize::from(cut);
-                    unit.multiply(sums, from, a, b);
+                    unit.multiply(sums, first, a, b);
                     if start + count == *steps {
                         let (place, shape) = ([block * BLOCK, panel * BLOCK], [BLOCK; 2]);
                         take(sums, update.window(place, shape), *rounded, &mut c.window(place, shape));
