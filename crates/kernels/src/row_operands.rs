@@ -5,6 +5,7 @@ use crate::bf16_matmul::{OverRows, Side, Strips, packed_products};
 use crate::matmul::{Mat, MatMut};
 use crate::row_tasks::{Operands, RowUnit};
 use std::ops::Range;
+use std::ptr::NonNull;
 
 /// Which operand of aᵀ b a matrix is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,9 +79,9 @@ impl<'a> ToMake<'a> {
     pub(crate) fn place(&mut self) -> MatMut<'static> {
         let (place, rows, cols) = match self {
             Self::Values { values, rows, cols } => (values.as_mut_ptr(), *rows, *cols),
-            Self::Given(_) => (std::ptr::null_mut(), 0, 0),
+            Self::Given(_) => (NonNull::dangling().as_ptr(), 0, 0),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles(_) => (std::ptr::null_mut(), 0, 0),
+            Self::Tiles(_) => (NonNull::dangling().as_ptr(), 0, 0),
         };
         // SAFETY: the capacity is the matrix, nobody else has it until `made`, and tasks write it before they read it.
         unsafe { MatMut::from_raw(place, [rows, cols], cols) }
