@@ -111,7 +111,7 @@ fn operations(c: &mut Criterion) {
         bench("rms_norm", &|| kernels::rms_norm(kernels, &x, &norm, EPS));
         bench("linear", &|| kernels::linear(kernels, &x, &weight));
         bench("rope", &|| kernels::rope(kernels, q, &cos, &sin));
-        bench("attention", &|| kernels::causal_attention(kernels, q, k, v, 0.2));
+        bench("attention", &|| kernels::causal_attention(kernels, q, k, v, 0.2, NumericFormat::Fp32));
         bench("silu * up", &|| match kernels {
             Kernels::Reference => wide.silu()? * &wide,
             Kernels::Portable => kernels::gated(kernels, &wide, &wide, Arc::new(Silu), Arc::new(Identity)),

@@ -14,9 +14,12 @@ use crate::heads::{HeadShape, Heads};
 use crate::profile::{Part, Work, span};
 use crate::row_tasks::Operands;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use numerics::NumericFormat;
 use std::sync::OnceLock;
 
-/// out_i = Σ_{j <= i} softmax_j(scale q_i · k_j) v_j for every head: q, k, v and out are \[b, t, h, d\].
+/// out_i = Σ_{j <= i} softmax_j(scale q_i · k_j) v_j for every head: q, k, v and out are \[b, t, h, d\]. Where q, k and v are
+/// numbers of a `format` that bf16 holds, and the CPU has AMX, its tiles multiply; whatever the format, probabilities have more
+/// digits.
 ///
 /// # Errors
 /// When the shapes differ.
@@ -26,6 +29,7 @@ pub fn causal_attention(
     k_bthd: &Tensor,
     v_bthd: &Tensor,
     scale: f64,
+    format: NumericFormat,
 ) -> Result<Tensor> {
     q_bthd.dims4()?;
     if q_bthd.dims() != k_bthd.dims() || q_bthd.dims() != v_bthd.dims() {
@@ -39,7 +43,8 @@ pub fn causal_attention(
     match kernels.for_tensors(&[q_bthd, k_bthd, v_bthd]) {
         Kernels::Reference => reference(q_bthd, k_bthd, v_bthd, scale),
         Kernels::Portable => {
-            let op = CausalAttention { scale: scale as f32, log_sum_exp: OnceLock::new() };
+            let operands = Operands::of(format);
+            let op = CausalAttention { scale: scale as f32, operands, log_sum_exp: OnceLock::new() };
             span(Part::Attention, work(q_bthd, 2, 4)?, || q_bthd.apply_op3(k_bthd, v_bthd, op))
         }
     }
@@ -69,6 +74,7 @@ fn reference(q_bthd: &Tensor, k_bthd: &Tensor, v_bthd: &Tensor, scale: f64) -> R
 
 struct CausalAttention {
     scale: f32,
+    operands: Operands,
     /// ln Σ_j exp(scale q_i · k_j) for every row i: \[b, h, t\], kept by the forward pass.
     log_sum_exp: OnceLock<Vec<f32>>,
 }
@@ -91,7 +97,7 @@ impl CustomOp3 for CausalAttention {
         let q = Heads::new(q, q_layout, shape)?;
         let k = Heads::new(k, k_layout, shape)?;
         let v = Heads::new(v, v_layout, shape)?;
-        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale, Operands::F32);
+        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale, self.operands);
         self.log_sum_exp.get_or_init(|| log_sum_exp);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
@@ -110,7 +116,7 @@ impl CustomOp3 for CausalAttention {
         let passes_back = |views: [(&CpuStorage, &Layout); 4]| {
             let shape = HeadShape::of(views[0].1)?;
             let [q, k, v, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
-            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale, Operands::F32))
+            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale, self.operands))
         };
         // Four products besides that of q and k, which only recomputes the scores.
         let gradients =
@@ -128,7 +134,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn op(kernels: Kernels, inputs: &[Tensor]) -> Result<Tensor> {
-        causal_attention(kernels, &inputs[0], &inputs[1], &inputs[2], 0.7)
+        causal_attention(kernels, &inputs[0], &inputs[1], &inputs[2], 0.7, NumericFormat::Fp32)
     }
 
     fn qkv(shape: [usize; 4]) -> Result<[Tensor; 3]> {
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn takes_strided_gradients() -> Result<()> {
-        let op = CausalAttention { scale: 0.7, log_sum_exp: OnceLock::new() };
+        let op = CausalAttention { scale: 0.7, operands: Operands::F32, log_sum_exp: OnceLock::new() };
         let [q, k, v] = qkv([2, 70, 2, 3])?;
         check_strided_gradient3(&op, [&q, &k, &v])
     }

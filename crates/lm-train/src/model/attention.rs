@@ -116,7 +116,9 @@ impl Attention {
         let k_bthd = round(&kernels::rope(self.kernels, &heads(&self.k_proj)?, &cos, &sin)?)?;
         let v_bthd = heads(&self.v_proj)?;
         let scale = 1.0 / (d_head as f64).sqrt();
-        let y_bthd = round(&kernels::causal_attention(self.kernels, &q_bthd, &k_bthd, &v_bthd, scale)?)?;
+        let format = self.precision.formats().compute;
+        let y_bthd =
+            round(&kernels::causal_attention(self.kernels, &q_bthd, &k_bthd, &v_bthd, scale, format)?)?;
         let y_btd = y_bthd.reshape((b, t, d))?;
         match &self.sub_norm {
             Some(norm) => self.o_proj.forward(&norm.forward(&y_btd)?),

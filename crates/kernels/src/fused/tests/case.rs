@@ -274,7 +274,9 @@ impl Case {
             self.linear(kernels, &n, &block.qkv[i].weight, Place::Inward)?.reshape((b, t, h, d / h))
         };
         let rotated = |i| self.round(kernels, &crate::rope(kernels, &heads(i)?, cos, sin)?);
-        let y = crate::causal_attention(kernels, &rotated(0)?, &rotated(1)?, &heads(2)?, SCALE)?;
+        let qkv = [rotated(0)?, rotated(1)?, heads(2)?];
+        let format = self.formats().compute;
+        let y = crate::causal_attention(kernels, &qkv[0], &qkv[1], &qkv[2], SCALE, format)?;
         let mut y = self.round(kernels, &y)?.reshape((b, t, d))?;
         if let Some(norm) = &block.sub_norm {
             y = self.norm(kernels, &y, &norm.weight)?;
