@@ -137,6 +137,14 @@ impl Made<'_> {
             Self::Tiles(_) => None,
         }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn strips(&self) -> Option<&Strips> {
+        match self {
+            Self::Given(_) | Self::Values { .. } => None,
+            Self::Tiles(strips) => Some(strips),
+        }
+    }
 }
 
 /// aᵀ b for each pair, all of which have been made by one unit, on all threads of the current rayon pool.
@@ -145,20 +153,17 @@ pub(crate) fn products_over_rows(
     operands: Operands,
     pairs: &[(&Made<'_>, &Made<'_>)],
 ) -> Vec<Vec<f32>> {
-    match unit {
+    let products = match unit {
         RowUnit::F32(_) => {
             let mats = pairs.iter().filter_map(|(a, b)| Some((a.mat()?.t(), b.mat()?)));
             operands.products(mats)
         }
         #[cfg(target_arch = "x86_64")]
         RowUnit::Tiles(unit) => {
-            let mut packed = vec![];
-            for pair in pairs {
-                if let (Made::Tiles(a), Made::Tiles(b)) = pair {
-                    packed.push((a, b));
-                }
-            }
+            let packed: Vec<_> = pairs.iter().filter_map(|(a, b)| Some((a.strips()?, b.strips()?))).collect();
             packed_products(unit, &packed)
         }
-    }
+    };
+    assert_eq!(products.len(), pairs.len(), "one unit has made all operands");
+    products
 }

@@ -37,7 +37,7 @@ pub(crate) fn forward(
     let log_sum_exp: Vec<Vec<f32>> = (0..shape.b * shape.h)
         .into_par_iter()
         .map_init(
-            || (Rows::new(BLOCK, shape.t), Default::default(), tiles::Scratch::default()),
+            || (None, Default::default(), tiles::Scratch::default()),
             |(scores, buffers, on_tiles), head| {
                 // SAFETY: every head is one task.
                 let mut out = unsafe { out_heads.get(head) };
@@ -48,6 +48,7 @@ pub(crate) fn forward(
                 {
                     return done;
                 }
+                let scores = scores.get_or_insert_with(|| Rows::new(BLOCK, shape.t));
                 forward_head(inputs, scale, scores, buffers, out)
             },
         )
@@ -72,7 +73,7 @@ pub(crate) fn backward(
     #[cfg(target_arch = "x86_64")]
     let unit = operands.on_tiles();
     (0..shape.b * shape.h).into_par_iter().for_each_init(
-        || (Scratch::new(shape), tiles::Scratch::default()),
+        || (None, tiles::Scratch::default()),
         |(scratch, on_tiles), head| {
             let saved = Saved {
                 q: q.get(head),
@@ -89,7 +90,7 @@ pub(crate) fn backward(
             {
                 return;
             }
-            backward_head(&saved, scale, scratch, gradients);
+            backward_head(&saved, scale, scratch.get_or_insert_with(|| Scratch::new(shape)), gradients);
         },
     );
     for gradient in &mut gradients {
