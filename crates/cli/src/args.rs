@@ -51,7 +51,7 @@ Environment:
   FFNLAB_CACHE    folder of tokenizers and tokens [default: ~/.cache/ffnlab]
   FFNLAB_KERNELS  what --kernels is when it is not given
   FFNLAB_ISA      instruction set of ffnlab's own loops: baseline, avx2, avx512, or amx, which also
-                  multiplies operands that bf16 holds; other matrix products choose for themselves
+                  multiplies operands below fp32; other matrix products choose for themselves
                   [default: the widest that the CPU has]
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130/143 stopped by a signal after a checkpoint,

@@ -12,7 +12,7 @@
 //!   a fixed order.
 //! - The last bits of matrix products differ between kinds of CPU, but not with the pinned instruction set: on
 //!   x86-64 with FMA they come from `f32_matmul`, small ones and those of other CPUs from the `gemm` crate, and those of
-//!   quantised operands from AMX, where there is one. All other arithmetic gives the same bits on every CPU.
+//!   operands below f32 from AMX, where there is one. All other arithmetic gives the same bits on every CPU.
 //!
 //! Shape suffixes: `b` batch, `t` time, `h` head, `d` feature, `n` token (batch and time flattened), `v`
 //! vocabulary.

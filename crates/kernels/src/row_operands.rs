@@ -44,9 +44,9 @@ impl<'a> ToMake<'a> {
         match unit {
             RowUnit::F32(_) => Self::Values { values: Vec::with_capacity(rows * cols), rows, cols },
             #[cfg(target_arch = "x86_64")]
-            RowUnit::Tiles(_) => {
+            RowUnit::Tiles(_, parts) => {
                 let side = if factor == Factor::First { Side::Left } else { Side::Right };
-                Self::Tiles(OverRows::new(side, rows, cols))
+                Self::Tiles(OverRows::new(side, parts, rows, cols))
             }
         }
     }
@@ -56,7 +56,7 @@ impl<'a> ToMake<'a> {
         match unit {
             RowUnit::F32(_) => Self::Given(mat),
             #[cfg(target_arch = "x86_64")]
-            RowUnit::Tiles(_) => Self::new(unit, factor, [mat.rows, mat.cols]),
+            RowUnit::Tiles(..) => Self::new(unit, factor, [mat.rows, mat.cols]),
         }
     }
 
@@ -71,7 +71,7 @@ impl<'a> ToMake<'a> {
         match unit {
             RowUnit::F32(_) => (Self::Values { values, rows, cols }, vec![]),
             #[cfg(target_arch = "x86_64")]
-            RowUnit::Tiles(_) => (Self::new(unit, factor, [rows, cols]), values),
+            RowUnit::Tiles(..) => (Self::new(unit, factor, [rows, cols]), values),
         }
     }
 
@@ -159,7 +159,7 @@ pub(crate) fn products_over_rows(
             operands.products(mats)
         }
         #[cfg(target_arch = "x86_64")]
-        RowUnit::Tiles(unit) => {
+        RowUnit::Tiles(unit, _) => {
             let packed: Vec<_> = pairs.iter().filter_map(|(a, b)| Some((a.strips()?, b.strips()?))).collect();
             packed_products(unit, &packed)
         }

@@ -2,7 +2,7 @@
 //! next operation reads it, and threads meet once instead of after every operation.
 
 #[cfg(target_arch = "x86_64")]
-use crate::bf16_matmul::{self, Amx, Destination, Strips};
+use crate::bf16_matmul::{self, Amx, Destination, Parts, Strips};
 use crate::f32_matmul::{Buffer, Kernel, Packed, is_small};
 use crate::matmul::{self, Before, Mat, MatMut, Update};
 use crate::round::round_rows;
@@ -42,31 +42,45 @@ thread_local! {
 pub(crate) enum Operands {
     /// Numbers that bf16 holds.
     Bf16,
+    /// Numbers that are the sum of two that bf16 holds, as those of fp16 and tf32.
+    TwoBf16,
     /// Any numbers.
     F32,
 }
 
 impl Operands {
-    /// Those of a format, without a scale: bf16 has its exponents and 8 significant bits.
+    /// Those of a format, without a scale: bf16 has its exponents and 8 significant bits, of which the first is not stored.
     pub(crate) fn of(format: NumericFormat) -> Self {
-        if format.spec().mantissa_bits <= 7 { Self::Bf16 } else { Self::F32 }
+        match format.spec().mantissa_bits {
+            0..=7 => Self::Bf16,
+            8..=15 => Self::TwoBf16,
+            _ => Self::F32,
+        }
     }
 
-    /// The tiles that multiply them, if there are any.
+    /// The tiles that multiply them, if there are any, and how many parts these have of each.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn on_tiles(self) -> Option<Amx> {
-        match self {
-            Self::Bf16 => Amx::new(),
-            Self::F32 => None,
-        }
+    pub(crate) fn on_tiles(self) -> Option<(Amx, Parts)> {
+        let parts = match self {
+            Self::Bf16 => Parts::One,
+            Self::TwoBf16 => Parts::Two,
+            Self::F32 => return None,
+        };
+        Some((Amx::new()?, parts))
+    }
+
+    /// The tiles that hold them as they are, if there are any.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn as_tiles(self) -> Option<Amx> {
+        self.on_tiles().filter(|(_, parts)| *parts == Parts::One).map(|(unit, _)| unit)
     }
 
     /// a b for each pair, row-major, on all threads of the current rayon pool.
     pub(crate) fn products<'a>(self, pairs: impl IntoIterator<Item = (Mat<'a>, Mat<'a>)>) -> Vec<Vec<f32>> {
         #[cfg(target_arch = "x86_64")]
-        if let Some(unit) = self.on_tiles() {
+        if let Some((unit, parts)) = self.on_tiles() {
             let all: Vec<_> = pairs.into_iter().map(|(a, b)| (1.0, a, b)).collect();
-            return bf16_matmul::products_on(unit, &all, bf16_matmul::UNFINISHED)
+            return bf16_matmul::products_on(unit, parts, &all, bf16_matmul::UNFINISHED)
                 .unwrap_or_else(|| matmul::products(all.into_iter().map(|(_, a, b)| (a, b))));
         }
         matmul::products(pairs)
@@ -96,9 +110,9 @@ impl Operands {
 pub(crate) enum RowUnit {
     /// Kernels for f32.
     F32(Kernel),
-    /// Tiles of bf16.
+    /// Tiles of bf16, which have so many parts of every number.
     #[cfg(target_arch = "x86_64")]
-    Tiles(Amx),
+    Tiles(Amx, Parts),
 }
 
 /// Some rows of the results, and what a task has to compute them.
@@ -133,7 +147,7 @@ pub(crate) enum RightOperands<'a> {
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct TileOperand<'a> {
     of: Mat<'a>,
-    /// Rounded and packed; none if bf16 does not hold it: NaN may have more bits.
+    /// Rounded and packed; none if its parts do not hold it: NaN may have more bits than bf16.
     strips: Option<Strips>,
     /// Rounded, as the rows of it or of its transpose, for left operands that bf16 does not hold.
     values: OnceLock<Vec<f32>>,
@@ -141,8 +155,8 @@ pub(crate) struct TileOperand<'a> {
 
 #[cfg(target_arch = "x86_64")]
 impl<'a> TileOperand<'a> {
-    fn new(of: Mat<'a>, round: impl Fn(&mut [f32]) + Sync) -> Self {
-        Self { of, strips: Strips::pack_rounded(of, round), values: OnceLock::new() }
+    fn new(of: Mat<'a>, parts: Parts, round: impl Fn(&mut [f32]) + Sync) -> Self {
+        Self { of, strips: Strips::pack_rounded(of, parts, round), values: OnceLock::new() }
     }
 
     /// Rounded.
@@ -168,8 +182,8 @@ impl RowUnit {
             return None;
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some(unit) = operands.on_tiles() {
-            return Some(Self::Tiles(unit));
+        if let Some((unit, parts)) = operands.on_tiles() {
+            return Some(Self::Tiles(unit, parts));
         }
         Kernel::fast().map(Self::F32)
     }
@@ -187,10 +201,10 @@ impl RowUnit {
                 kernel.with_packed(right, &round, |packed| f(&RightOperands::F32(kernel, packed)))
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles(unit) => {
+            Self::Tiles(unit, parts) => {
                 let right: Vec<_> = (0..)
                     .zip(right)
-                    .map(|(index, b)| TileOperand::new(*b, |values: &mut [f32]| round(index, values)))
+                    .map(|(index, b)| TileOperand::new(*b, parts, |values: &mut [f32]| round(index, values)))
                     .collect();
                 f(&RightOperands::Tiles(unit, &right, &round))
             }

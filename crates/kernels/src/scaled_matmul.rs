@@ -226,7 +226,7 @@ fn unblocked(
 mod tests {
     use super::*;
     use crate::bf16_matmul::tests::unit;
-    use crate::bf16_matmul::{f32_products, products_on};
+    use crate::bf16_matmul::{Parts, f32_products, products_on};
     use crate::testing::*;
     use numerics::{NumericFormat, Overflow, QuantSpec, Scaling};
     use proptest::prelude::*;
@@ -329,7 +329,7 @@ mod tests {
             };
             let (a, b) = (factor(&a, m, a_contraction), factor(&b, n, b_contraction));
             let on_tiles = |all: &[Product<'_>], finish: Finish<'_>| {
-                let products = products_on(unit(), all, finish);
+                let products = products_on(unit(), Parts::One, all, finish);
                 assert_eq!(products.is_some(), OPERANDS[a_index].2 && OPERANDS[b_index].2);
                 products.unwrap_or_else(|| f32_products(all, finish))
             };

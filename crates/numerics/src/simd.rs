@@ -7,7 +7,7 @@
 //! instruction for that: there [`f32::mul_add`] is a call of the C library, which is slow.)
 //!
 //! AMX adds no loop: it multiplies matrices of bf16. The loops run their AVX-512 version beside it, and the
-//! `kernels` crate gives it the products of operands that bf16 holds.
+//! `kernels` crate gives it the products of operands below f32, each as one or two numbers of bf16.
 //!
 //! [`ISA_VARIABLE`] pins the version, and with anything but `amx` turns those products off. It also chooses the
 //! kernels of f32 products, which give the same bits too; `baseline` leaves those of AVX2, since others do not fuse additions.

@@ -33,7 +33,7 @@ pub(crate) fn forward(
     // SAFETY: every row of every head is written before it is read, see `forward_head`.
     let out_heads = unsafe { HeadsMut::uninit(&mut out, shape) };
     #[cfg(target_arch = "x86_64")]
-    let unit = operands.on_tiles();
+    let unit = operands.as_tiles();
     let log_sum_exp: Vec<Vec<f32>> = (0..shape.b * shape.h)
         .into_par_iter()
         .map_init(
@@ -71,7 +71,7 @@ pub(crate) fn backward(
     // SAFETY: every row of every head is overwritten before it is read, see `backward_head`.
     let heads_mut = gradients.each_mut().map(|gradient| unsafe { HeadsMut::uninit(gradient, shape) });
     #[cfg(target_arch = "x86_64")]
-    let unit = operands.on_tiles();
+    let unit = operands.as_tiles();
     (0..shape.b * shape.h).into_par_iter().for_each_init(
         || (None, tiles::Scratch::default()),
         |(scratch, on_tiles), head| {

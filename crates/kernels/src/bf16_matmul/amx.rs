@@ -73,65 +73,126 @@ impl Drop for Configured {
     }
 }
 
+/// Sums in tiles 0 to 3: from zero or from memory, then as often as there are steps what is between, then to memory. Leaves pointers
+/// to operands that are so many bytes further on at each step.
+macro_rules! sum_steps {
+    ($sums:expr, $start:expr, $a:expr, $b:expr, $steps:expr, $bytes:literal, $($line:expr),+ $(,)?) => {
+        asm!(
+            "test {zero:e}, {zero:e}",
+            "jz 3f",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "jmp 2f",
+            "3:",
+            "tileloadd tmm0, [{sums} + {row}*1]",
+            "tileloadd tmm1, [{sums} + {row}*1 + 1024]",
+            "tileloadd tmm2, [{sums} + {row}*1 + 2048]",
+            "tileloadd tmm3, [{sums} + {row}*1 + 3072]",
+            "2:",
+            $($line,)+
+            concat!("add {a0}, ", $bytes),
+            concat!("add {a1}, ", $bytes),
+            concat!("add {b0}, ", $bytes),
+            concat!("add {b1}, ", $bytes),
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{sums} + {row}*1], tmm0",
+            "tilestored [{sums} + {row}*1 + 1024], tmm1",
+            "tilestored [{sums} + {row}*1 + 2048], tmm2",
+            "tilestored [{sums} + {row}*1 + 3072], tmm3",
+            a0 = inout(reg) $a[0].as_ptr() => _,
+            a1 = inout(reg) $a[1].as_ptr() => _,
+            b0 = inout(reg) $b[0].as_ptr() => _,
+            b1 = inout(reg) $b[1].as_ptr() => _,
+            steps = inout(reg) $steps => _,
+            zero = in(reg) u32::from($start == Start::Zero),
+            row = in(reg) 64usize,
+            sums = in(reg) $sums,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
+            out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
+/// Loads two tiles of a (4, 5), so many bytes from where this step's begin.
+macro_rules! load_a {
+    ($offset:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a0} + {row}*1 + ",
+            $offset,
+            "]\n",
+            "tileloadd tmm5, [{a1} + {row}*1 + ",
+            $offset,
+            "]",
+        )
+    };
+}
+
+/// Loads two tiles of b (6, 7).
+macro_rules! load_b {
+    ($offset:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b0} + {row}*1 + ",
+            $offset,
+            "]\n",
+            "tileloadd tmm7, [{b1} + {row}*1 + ",
+            $offset,
+            "]",
+        )
+    };
+}
+
+/// Four products: as many as loads, where a single tile of sums would take two loads a product.
+macro_rules! products {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
 impl Tiles for Configured {
-    /// Four tiles of sums (0 to 3) take four products of two tiles each of a (4, 5) and b (6, 7): as many
-    /// multiplications as loads, where a single tile of sums would take two loads a multiplication.
     fn multiply(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
         let steps = common_length(a, b);
         // SAFETY: this thread's tiles are configured, all of them to 16 rows of 64 bytes. A load reads one `Tile`, of
         // which there are `steps` behind each pointer and `steps` turns of the loop; the four matrices of `sums`, 1024 bytes
         // apart, are read and written.
+        unsafe { sum_steps!(sums, start, a, b, steps, 1024, load_a!(0), load_b!(0), products!()) }
+    }
+
+    /// A product loads the tiles of one operand and has those of the other from the product before it.
+    fn multiply_split(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
+        let tiles = common_length(a, b);
+        assert!(tiles.is_multiple_of(2));
+        // SAFETY: as above, with two tiles behind each pointer at each of half as many steps.
         unsafe {
-            asm!(
-                "test {zero:e}, {zero:e}",
-                "jz 3f",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "jmp 2f",
-                "3:",
-                "tileloadd tmm0, [{sums} + {row}*1]",
-                "tileloadd tmm1, [{sums} + {row}*1 + 1024]",
-                "tileloadd tmm2, [{sums} + {row}*1 + 2048]",
-                "tileloadd tmm3, [{sums} + {row}*1 + 3072]",
-                "2:",
-                "tileloadd tmm4, [{a0} + {row}*1]",
-                "tileloadd tmm6, [{b0} + {row}*1]",
-                "tileloadd tmm7, [{b1} + {row}*1]",
-                "tileloadd tmm5, [{a1} + {row}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024",
-                "add {a1}, 1024",
-                "add {b0}, 1024",
-                "add {b1}, 1024",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{sums} + {row}*1], tmm0",
-                "tilestored [{sums} + {row}*1 + 1024], tmm1",
-                "tilestored [{sums} + {row}*1 + 2048], tmm2",
-                "tilestored [{sums} + {row}*1 + 3072], tmm3",
-                a0 = inout(reg) a[0].as_ptr() => _,
-                a1 = inout(reg) a[1].as_ptr() => _,
-                b0 = inout(reg) b[0].as_ptr() => _,
-                b1 = inout(reg) b[1].as_ptr() => _,
-                steps = inout(reg) steps => _,
-                zero = in(reg) u32::from(start == Start::Zero),
-                row = in(reg) 64usize,
-                sums = in(reg) sums,
-                out("tmm0") _,
-                out("tmm1") _,
-                out("tmm2") _,
-                out("tmm3") _,
-                out("tmm4") _,
-                out("tmm5") _,
-                out("tmm6") _,
-                out("tmm7") _,
-                options(nostack),
-            );
+            sum_steps!(
+                sums,
+                start,
+                a,
+                b,
+                tiles / 2,
+                2048,
+                load_a!(0),
+                load_b!(1024),
+                products!(),
+                load_a!(1024),
+                products!(),
+                load_b!(0),
+                products!(),
+                load_a!(0),
+                products!(),
+            )
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Products of matrices whose values bf16 holds, on Intel AMX: the same numbers, multiplied exactly and summed in f32,
-//! in another order than f32 products are.
+//! Products of matrices whose values bf16 holds, or two of bf16, on Intel AMX: the same numbers, multiplied exactly and summed in
+//! f32, in another order than f32 products are.
 //!
 //! Values of formats of up to 8 bits, and bf16, have at most 8 significant bits, so their products are exact in f32 and
-//! only the sums round, here as there; [`unit`] says in which order, and what becomes of numbers below 2^-126. [`pack`]
+//! only the sums round, here as there; [`unit`] says in which order, and what becomes of numbers below 2^-126. Values of
+//! fp16 and tf32 have 11, so that each is the sum of two that have 8 ([`Parts`]), and a product that of four. [`pack`]
 //! looks at every value, and a matrix that holds any other number goes to `f32_matmul`.
 //!
 //! **Blocks.** The right operand is packed once, in strips of 16 columns. Tasks take rows of the left one, pack them,
 //! and go through all strips, two by two, so that a strip of b serves as many rows as a task has. Sums over more than
-//! [`STEPS_AT_ONCE`] are cut, so that what a task works on stays in its L2 cache.
+//! [`TILES_AT_ONCE`] tiles are cut, so that what a task works on stays in its L2 cache.
 //!
 //! Neither the cut into tasks nor the number of threads touches the order of a sum.
 
@@ -16,6 +17,8 @@
 
 mod over_rows;
 mod pack;
+mod strips;
+mod take;
 mod unit;
 
 #[cfg(target_arch = "x86_64")]
@@ -29,16 +32,15 @@ mod trap;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::Amx;
 
-use crate::matmul::{self, Before, Mat, MatMut, Update};
-use crate::round::to_bf16;
-use crate::simd::padded;
-use numerics::multiversion;
+use crate::matmul::{self, Mat, MatMut, Update};
 pub(crate) use over_rows::OverRows;
-pub(crate) use pack::{LINES, STEPS, Side, Tile, pack_strips, pair_of};
+pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of};
 use rayon::prelude::*;
 use std::cell::Cell;
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use strips::Strips;
+use take::take;
+pub(crate) use take::whole_row;
 pub(crate) use unit::{Start, Sums, TileUnit, Tiles};
 
 /// Rows and columns of a block of sums.
@@ -47,9 +49,9 @@ pub(crate) const BLOCK: usize = 2 * LINES;
 /// Blocks of rows in a task, at most.
 const BLOCKS_PER_TASK: usize = 4;
 
-/// Tiles of a sum that are added up before the next ones are packed: 2048 steps, of which a task has up to 512 KiB of
-/// the left operand and 128 KiB of the right one at hand. CPUs with AMX have at least 2 MiB of L2 cache a core.
-const STEPS_AT_ONCE: usize = 64;
+/// Tiles of a sum that are added up before the next ones are packed: 2048 steps, or 1024 in two parts, of which a task has up to
+/// 512 KiB of the left operand and 128 KiB of the right one at hand. CPUs with AMX have at least 2 MiB of L2 cache a core.
+const TILES_AT_ONCE: usize = 64;
 
 /// Matrices to be multiplied, and a factor.
 pub(crate) type Product<'a> = (f32, Mat<'a>, Mat<'a>);
@@ -62,10 +64,13 @@ pub(crate) type Finish<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
 pub(crate) const UNFINISHED: Finish<'_> = &|_, _, _| {};
 
 /// `factor` a b for each, row-major and finished, on all threads of the current rayon pool; by AMX where the CPU has it and
-/// bf16 holds all operands. Products that share operands gain by being computed together.
+/// one or two parts hold all operands. Products that share operands gain by being computed together.
 pub(crate) fn products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(results) = Amx::new().and_then(|unit| products_on(unit, all, finish)) {
+    if let Some(unit) = Amx::new()
+        && let Some(results) =
+            [Parts::One, Parts::Two].into_iter().find_map(|parts| products_on(unit, parts, all, finish))
+    {
         return results;
     }
     f32_products(all, finish)
@@ -79,16 +84,17 @@ pub(crate) fn f32_products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f
     matmul::scaled_products(all.iter().zip(&finishes).map(finished))
 }
 
-/// The same by `unit`, if bf16 holds all operands.
+/// The same by `unit`, if so many parts hold all operands.
 pub(crate) fn products_on(
     unit: impl TileUnit,
+    parts: Parts,
     all: &[Product<'_>],
     finish: Finish<'_>,
 ) -> Option<Vec<Vec<f32>>> {
     let (mut packed, mut tasks) = (Vec::<(Mat<'_>, Strips)>::new(), Vec::<Task<'_>>::new());
     for (_, _, b) in all {
         if !packed.iter().any(|(of, _)| of.is(*b)) {
-            packed.push((*b, Strips::pack(*b)?));
+            packed.push((*b, Strips::pack(*b, parts)?));
         }
     }
     let len = |(_, a, b): &Product<'_>| a.rows * b.cols;
@@ -140,20 +146,20 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(&Strips, &Strips)]) -
     let blocks: usize = all.iter().map(|(a, _)| a.cols.div_ceil(BLOCK)).sum();
     let rows = BLOCK * blocks_per_task(blocks);
     for ((a, b), c) in all.iter().zip(&mut results) {
-        assert_eq!(a.steps, b.steps);
+        assert_eq!((a.len, a.parts), (b.len, b.parts));
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
         let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
         for tiles in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
             let c = c.take_rows(rows.min(c.shape()[0]));
             let result = Destination { b, update: Update::OVERWRITE, rounded: false, c };
-            tasks.push((Left::Packed { tiles, steps: a.steps, pitch: a.pitch }, result));
+            tasks.push((Left::Packed { tiles, len: a.len, pitch: a.pitch }, result));
         }
     }
     tasks.into_par_iter().for_each(|(left, result)| {
         multiply_left(unit, left, &mut [result]);
     });
     for (c, (a, b)) in results.iter_mut().zip(all) {
-        match a.steps {
+        match a.len {
             0 => c.resize(a.cols * b.cols, 0.0),
             // SAFETY: all of it has been written.
             _ => unsafe { c.set_len(a.cols * b.cols) },
@@ -185,64 +191,6 @@ pub(crate) struct Destination<'a, 'b> {
     pub(crate) c: MatMut<'b>,
 }
 
-/// An operand, packed in strips of columns, or of rows if it is a left one.
-pub(crate) struct Strips {
-    /// An even number of strips, one after another.
-    tiles: Vec<Tile>,
-    /// Columns, or rows.
-    cols: usize,
-    /// Tiles in a strip.
-    steps: usize,
-    /// Tiles from strip to strip.
-    pitch: usize,
-}
-
-impl Strips {
-    /// Packs b on all threads, if bf16 holds it.
-    pub(crate) fn pack(b: Mat<'_>) -> Option<Self> {
-        // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
-        Self::pack_panels(b, |panel, tiles| pack_strips(tiles, Side::Right, panel))
-    }
-
-    /// Packs what `round` makes of b on all threads, if bf16 holds that.
-    pub(crate) fn pack_rounded(b: Mat<'_>, round: impl Fn(&mut [f32]) + Sync) -> Option<Self> {
-        Self::pack_panels(b, |panel, tiles| {
-            let by_row = panel.rows_are_contiguous();
-            let from = if by_row { panel } else { panel.t() };
-            let mut values = from.contiguous_rows();
-            round(&mut values);
-            let rounded = Mat::row_major(&values, from.rows, from.cols);
-            pack_strips(tiles, Side::Right, if by_row { rounded } else { rounded.t() })
-        })
-    }
-
-    /// Has `pack` pack two strips of columns at a time, given as lines by steps. It returns whether bf16 holds them.
-    fn pack_panels(b: Mat<'_>, pack: impl Fn(Mat<'_>, &mut [Tile]) -> bool + Sync) -> Option<Self> {
-        let steps = b.rows.div_ceil(STEPS);
-        let count = b.cols.div_ceil(BLOCK) * 2 * steps;
-        let mut tiles = Vec::<Tile>::with_capacity(count);
-        let panels = tiles.spare_capacity_mut()[..count].par_chunks_exact_mut(2 * steps.max(1));
-        let exact = panels.enumerate().all(|(panel, tiles)| {
-            // Zeros first, while they are in the cache of the core that packs.
-            let tiles = zeroed(tiles);
-            pack(b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]), tiles)
-        });
-        if exact {
-            // SAFETY: all panels have been written.
-            unsafe { tiles.set_len(count) };
-        }
-        exact.then_some(Self { tiles, cols: b.cols, steps, pitch: steps })
-    }
-}
-
-fn zeroed(tiles: &mut [MaybeUninit<Tile>]) -> &mut [Tile] {
-    for tile in tiles.iter_mut() {
-        tile.write(Tile::ZERO);
-    }
-    // SAFETY: every tile has just been written, and MaybeUninit<Tile> has the layout of Tile.
-    unsafe { &mut *(std::ptr::from_mut(tiles) as *mut [Tile]) }
-}
-
 /// What a thread keeps from task to task.
 #[derive(Default)]
 struct Scratch {
@@ -262,34 +210,45 @@ enum Left<'a> {
     /// To be packed.
     Rows(Mat<'a>),
     /// An even number of strips, with so many tiles in each, and so many from one to the next.
-    Packed { tiles: &'a [Tile], steps: usize, pitch: usize },
+    Packed { tiles: &'a [Tile], len: usize, pitch: usize },
 }
 
-/// Updates each c by a and its b, for the rows of a task, unless bf16 does not hold a.
+/// Updates each c by a and its b, for the rows of a task, unless the parts of b do not hold a. All b have as many.
 pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Destination<'_, '_>]) -> bool {
     multiply_left(unit, Left::Rows(a), results)
 }
 
 /// [`multiply_rows`] for either left operand.
 fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_, '_>]) -> bool {
-    let (blocks, steps) = match a {
-        Left::Rows(a) => (a.rows.div_ceil(BLOCK), a.cols.div_ceil(STEPS)),
-        Left::Packed { tiles, steps, pitch } => (tiles.len() / (2 * pitch), steps),
+    let Some(parts) = results.first().map(|of| of.b.parts) else { return true };
+    assert!(results.iter().all(|of| of.b.parts == parts));
+    let (blocks, len) = match a {
+        Left::Rows(a) => (a.rows.div_ceil(BLOCK), parts.tiles(a.cols)),
+        Left::Packed { tiles, len, pitch } => (tiles.len() / (2 * pitch), len),
     };
+    if len == 0 {
+        for Destination { update, rounded, c, .. } in results {
+            for (place, mut c) in c.cut([BLOCK; 2]) {
+                take(&Sums::ZERO, update.window(place, [BLOCK; 2]), *rounded, &mut c);
+            }
+        }
+        return true;
+    }
     let mut scratch = SCRATCH.take();
     let Scratch { left: buffer, sums } = &mut scratch;
-    let cut = steps > STEPS_AT_ONCE;
+    let cut = len > TILES_AT_ONCE;
     let panels = |of: &Destination<'_, '_>| of.c.shape()[1].div_ceil(BLOCK);
     grow(sums, if cut { blocks * results.iter().map(panels).sum::<usize>() } else { 1 }, Sums::ZERO);
     let mut unit = unit.configure();
     let mut exact = true;
-    for start in (0..steps).step_by(STEPS_AT_ONCE) {
-        let count = STEPS_AT_ONCE.min(steps - start);
+    for start in (0..len).step_by(TILES_AT_ONCE) {
+        let count = TILES_AT_ONCE.min(len - start);
         let (left, distance) = match a {
             Left::Rows(a) => {
                 grow(buffer, 2 * blocks * count, Tile::ZERO);
                 let left = &mut buffer[..2 * blocks * count];
-                exact &= pack_strips(left, Side::Left, a.window([0, start * STEPS], [a.rows, count * STEPS]));
+                let [start, steps] = [start, count].map(|tiles| tiles / parts.count() * STEPS);
+                exact &= pack_strips(left, Side::Left, parts, a.window([0, start], [a.rows, steps]));
                 if !exact {
                     break;
                 }
@@ -299,15 +258,18 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
         };
         let first = if start == 0 { Start::Zero } else { Start::Sums };
         let mut number = 0;
-        for Destination { b: Strips { tiles, steps, pitch, .. }, update, rounded, c } in &mut *results {
+        for Destination { b: Strips { tiles, pitch, .. }, update, rounded, c } in &mut *results {
             for (panel, b) in tiles.chunks_exact(2 * pitch).enumerate() {
                 let b = [&b[start..][..count], &b[pitch + start..][..count]];
                 for block in 0..blocks {
                     let a = [0, 1].map(|strip| &left[(2 * block + strip) * distance..][..count]);
                     let sums = &mut sums[number];
                     number += usize::from(cut);
-                    unit.multiply(sums, first, a, b);
-                    if start + count == *steps {
+                    match parts {
+                        Parts::One => unit.multiply(sums, first, a, b),
+                        Parts::Two => unit.multiply_split(sums, first, a, b),
+                    }
+                    if start + count == len {
                         let (place, shape) = ([block * BLOCK, panel * BLOCK], [BLOCK; 2]);
                         take(sums, update.window(place, shape), *rounded, &mut c.window(place, shape));
                     }
@@ -322,61 +284,4 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
 /// At least so many, and never fewer than there are.
 fn grow<T: Copy>(buffer: &mut Vec<T>, len: usize, fill: T) {
     buffer.resize(buffer.len().max(len), fill);
-}
-
-multiversion! {
-    /// Updates a block of c by a block of sums, as far as c goes.
-    fn take(sums: &Sums, update: Update<'_>, rounded: bool, c: &mut MatMut<'_>) {
-        for row in 0..c.shape()[0] {
-            let (sums, c) = (sums.row(row), c.row(row));
-            let update = update.window([row, 0], [1, BLOCK]);
-            match whole_row(c) {
-                Some(c) => take_row(sums, update, rounded, c),
-                None => {
-                    let mut whole = [[0.0; LINES]; 2];
-                    whole.as_flattened_mut()[..c.len()].copy_from_slice(c);
-                    take_row(sums, update, rounded, &mut whole);
-                    c.copy_from_slice(&whole.as_flattened()[..c.len()]);
-                }
-            }
-        }
-    }
-}
-
-/// Both halves of a row of a block, if it has all of them.
-#[inline(always)]
-pub(crate) fn whole_row(row: &mut [f32]) -> Option<&mut [[f32; LINES]; 2]> {
-    row.as_chunks_mut().0.first_chunk_mut()
-}
-
-/// [`take`] for a row. (A function, since closures would be compiled for the oldest CPU.)
-#[inline(always)]
-fn take_row(sums: [[f32; LINES]; 2], update: Update<'_>, rounded: bool, c: &mut [[f32; LINES]; 2]) {
-    let other = match update.before {
-        Before::Other(other) => other.row(0),
-        Before::Nothing | Before::There => &[],
-    };
-    for (half, (mut taken, c)) in sums.into_iter().zip(c).enumerate() {
-        for x in &mut taken {
-            *x *= update.factor;
-        }
-        if rounded {
-            for x in &mut taken {
-                *x = to_bf16(*x);
-            }
-        }
-        match update.before {
-            Before::Nothing => {}
-            Before::There => add(&mut taken, c),
-            Before::Other(_) => add(&mut taken, &padded(other.get(half * LINES..).unwrap_or(&[]), 0.0)),
-        }
-        *c = taken;
-    }
-}
-
-#[inline(always)]
-fn add(sum: &mut [f32; LINES], x: &[f32; LINES]) {
-    for (sum, x) in sum.iter_mut().zip(x) {
-        *sum += x;
-    }
 }

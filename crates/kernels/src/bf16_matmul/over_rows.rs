@@ -1,6 +1,6 @@
 //! A matrix whose rows a product sums over, packed some rows at a time by the tasks that make them.
 
-use super::pack::{LINES, STEPS, Side, Tile, pack};
+use super::pack::{LINES, Parts, STEPS, Side, Tile, pack};
 use super::{BLOCK, Strips};
 use crate::matmul::Mat;
 use std::mem::MaybeUninit;
@@ -12,6 +12,7 @@ pub(crate) struct OverRows {
     /// Where they are.
     place: *mut Tile,
     side: Side,
+    parts: Parts,
     rows: usize,
     cols: usize,
 }
@@ -23,12 +24,12 @@ unsafe impl Sync for OverRows {}
 
 impl OverRows {
     /// Room for all rows.
-    pub(crate) fn new(side: Side, rows: usize, cols: usize) -> Self {
-        let mut all = Self { tiles: vec![], place: std::ptr::null_mut(), side, rows, cols };
-        let (strips, steps, pitch) = (all.strips(), all.steps(), all.pitch());
+    pub(crate) fn new(side: Side, parts: Parts, rows: usize, cols: usize) -> Self {
+        let mut all = Self { tiles: vec![], place: std::ptr::null_mut(), side, parts, rows, cols };
+        let (strips, len, pitch) = (all.strips(), parts.tiles(rows), all.pitch());
         all.tiles.reserve_exact(strips * pitch);
         for strip in all.tiles.spare_capacity_mut().chunks_mut(pitch).take(strips) {
-            strip[steps..].fill(MaybeUninit::new(Tile::ZERO));
+            strip[len..].fill(MaybeUninit::new(Tile::ZERO));
         }
         all.place = all.tiles.as_mut_ptr();
         all
@@ -39,7 +40,7 @@ impl OverRows {
         self.cols
     }
 
-    /// Packs rows of bf16 numbers. Whatever else they hold loses its lower half.
+    /// Packs rows. What their parts do not hold loses the lower half of its last part, and infinity in two parts counts as NaN.
     ///
     /// # Safety
     /// No other task packs any of these rows.
@@ -51,10 +52,10 @@ impl OverRows {
         assert!(rows.len().is_multiple_of(STEPS) || rows.end == self.rows);
         let view = Mat::row_major(values, rows.len(), self.cols).t();
         for strip in 0..self.strips() {
-            let first = self.place.wrapping_add(strip * self.pitch() + rows.start / STEPS);
+            let first = self.place.wrapping_add(strip * self.pitch() + self.parts.tiles(rows.start));
             // SAFETY: there is room for the steps of every strip, and by the contract nobody else has those of these rows.
-            let tiles = unsafe { std::slice::from_raw_parts_mut(first, rows.len().div_ceil(STEPS)) };
-            pack(tiles, self.side, view.window([strip * LINES, 0], [LINES, rows.len()]));
+            let tiles = unsafe { std::slice::from_raw_parts_mut(first, self.parts.tiles(rows.len())) };
+            pack(tiles, self.side, self.parts, view.window([strip * LINES, 0], [LINES, rows.len()]));
         }
     }
 
@@ -63,10 +64,10 @@ impl OverRows {
     /// # Safety
     /// All rows have been packed.
     pub(crate) unsafe fn packed(mut self) -> Strips {
-        let (strips, steps, pitch) = (self.strips(), self.steps(), self.pitch());
+        let (strips, len, pitch) = (self.strips(), self.parts.tiles(self.rows), self.pitch());
         // SAFETY: there is room for them, and with all rows all have been written; those between strips were at first.
         unsafe { self.tiles.set_len(strips * pitch) };
-        Strips { tiles: self.tiles, cols: self.cols, steps, pitch }
+        Strips { tiles: self.tiles, cols: self.cols, parts: self.parts, len, pitch }
     }
 
     /// An even number.
@@ -77,11 +78,6 @@ impl OverRows {
     /// Tiles from strip to strip: a task writes all of them at one step, and if they were a power of two apart they would share
     /// few places in a cache.
     fn pitch(&self) -> usize {
-        self.steps() + 1
-    }
-
-    /// Tiles in a strip.
-    fn steps(&self) -> usize {
-        self.rows.div_ceil(STEPS)
+        self.parts.tiles(self.rows) + 1
     }
 }

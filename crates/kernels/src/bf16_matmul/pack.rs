@@ -1,4 +1,4 @@
-//! From strided views of f32 to tiles of bf16, and whether bf16 holds all that was packed.
+//! From strided views of f32 to tiles of bf16, and whether bf16, or two of it, hold all that was packed.
 
 use crate::matmul::Mat;
 use crate::simd::transposed;
@@ -31,6 +31,29 @@ impl Tile {
     pub(crate) const ZERO: Self = Self([[0; 16]; 16]);
 }
 
+/// How many bf16 numbers an element is the sum of. Its parts are in so many tiles, one after another, the larger first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// It is one, with 8 significant bits.
+    One,
+    /// It has up to 16 significant bits.
+    Two,
+}
+
+impl Parts {
+    pub(crate) const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    /// Tiles that so many steps of a line take.
+    pub(crate) const fn tiles(self, steps: usize) -> usize {
+        steps.div_ceil(STEPS) * self.count()
+    }
+}
+
 /// Which operand a tile belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -40,60 +63,87 @@ pub(crate) enum Side {
     Right,
 }
 
-/// Packs strips of 16 lines of a view, each into as many tiles as the view's steps take. Returns whether every value is a
-/// bf16 number; if not, the tiles are of no use.
-pub(crate) fn pack_strips(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
-    let steps = view.cols.div_ceil(STEPS);
+/// Packs strips of 16 lines of a view, each into as many tiles as the view's steps take. Returns whether the parts of every
+/// value are bf16 numbers; if not, the tiles are of no use.
+pub(crate) fn pack_strips(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+    let of_strip = parts.tiles(view.cols);
     if view.rows_are_contiguous() {
         let strip = |(strip, tiles): (usize, &mut [Tile])| {
-            pack(tiles, side, view.window([strip * LINES, 0], [LINES, view.cols]))
+            pack(tiles, side, parts, view.window([strip * LINES, 0], [LINES, view.cols]))
         };
-        return tiles.chunks_exact_mut(steps).enumerate().all(strip);
+        return tiles.chunks_exact_mut(of_strip).enumerate().all(strip);
     }
     // Lines are neighbours: a step of several strips shares a cache line, and a page.
-    (0..steps).all(|step| {
-        tiles.iter_mut().skip(step).step_by(steps).enumerate().all(|(strip, tile)| {
+    (0..of_strip / parts.count()).all(|step| {
+        tiles.chunks_exact_mut(of_strip).enumerate().all(|(strip, tiles)| {
             let part = view.window([strip * LINES, step * STEPS], [LINES, STEPS]);
-            pack(std::slice::from_mut(tile), side, part)
+            pack(&mut tiles[step * parts.count()..][..parts.count()], side, parts, part)
         })
     })
 }
 
-/// Packs a view of up to 16 lines into as many tiles as its steps take. Returns whether every value is a bf16
-/// number; if not, the tiles are of no use.
+/// Packs a view of up to 16 lines into as many tiles as its steps take. Returns whether the parts of every value are bf16
+/// numbers; if not, the tiles are of no use.
 ///
 /// The values are asked, not their format, since what counts as a value may hold a folded scale, or be a
 /// gradient rounded to some other type: whatever the recipe, f32 numbers whose lower halves are zero are bf16.
-/// fp16 and tf32 have too many bits, and so do most NaN with a payload.
-pub(super) fn pack(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+/// fp16 and tf32 have too many bits for one part, but not for two, and so do most NaN with a payload. Two parts do not hold
+/// infinity and NaN, nor what rounds to infinity: infinity times the parts of a number need not be infinity.
+pub(super) fn pack(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) -> bool {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 && (view.rows_are_contiguous() || view.t().rows_are_contiguous()) {
         // SAFETY: `isa` is never wider than what this CPU has.
-        return unsafe { avx512::pack(tiles, side, view) };
+        return unsafe { avx512::pack(tiles, side, parts, view) };
     }
-    pack_portably(tiles, side, view)
+    match parts {
+        Parts::One => pack_one(tiles, side, view),
+        Parts::Two => pack_two(tiles, side, view),
+    }
 }
 
 multiversion! {
     /// [`pack`] without instructions of its own.
-    fn pack_portably(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+    fn pack_one(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
         let mut bits = 0;
         for (index, tile) in tiles.iter_mut().enumerate() {
-            let part = view.window([0, index * STEPS], [LINES, STEPS]);
-            // Read along memory, whichever way it runs; turn round what comes out the wrong way.
-            let by_line = part.rows_are_contiguous();
-            let pairs = if by_line { lines_by_pairs(part, &mut bits) } else { pairs_by_lines(part, &mut bits) };
-            tile.0 = if by_line == (side == Side::Left) { pairs } else { transposed(&pairs, f32::from_bits, f32::to_bits) };
+            let squares = squares(view.window([0, index * STEPS], [LINES, STEPS]));
+            for half in &squares.halves {
+                for x in half.as_flattened() {
+                    bits |= x.to_bits();
+                }
+            }
+            tile.0 = squares.pairs(side);
+        }
+        bits & 0xffff == 0
+    }
+
+    /// The same for two parts.
+    fn pack_two(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+        let mut bits = 0;
+        for (index, tiles) in tiles.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let mut high = squares(view.window([0, index * STEPS], [LINES, STEPS]));
+            let mut low = high;
+            for half in 0..2 {
+                for row in 0..16 {
+                    for col in 0..16 {
+                        let parts = split(high.halves[half][row][col]);
+                        [high.halves[half][row][col], low.halves[half][row][col]] = parts;
+                        bits |= if parts[1].is_finite() { parts[1].to_bits() } else { 1 };
+                    }
+                }
+            }
+            tiles[0].0 = high.pairs(side);
+            tiles[1].0 = low.pairs(side);
         }
         bits & 0xffff == 0
     }
 }
 
-/// A pair of steps that are bf16 numbers. All their bits are collected in `seen`.
+/// A number as the sum of one of bf16, rounded to nearest but away from zero between two, and what is missing.
 #[inline(always)]
-fn pair(early: f32, late: f32, seen: &mut u32) -> u32 {
-    *seen |= early.to_bits() | late.to_bits();
-    pair_of(early, late)
+fn split(x: f32) -> [f32; 2] {
+    let high = f32::from_bits(x.to_bits().wrapping_add(0x8000) & 0xffff_0000);
+    [high, x - high]
 }
 
 /// The upper halves of two numbers: in bf16, if they hold such numbers.
@@ -102,29 +152,47 @@ pub(crate) fn pair_of(early: f32, late: f32) -> u32 {
     early.to_bits() >> 16 | late.to_bits() & 0xffff_0000
 }
 
-#[inline(always)]
-fn lines_by_pairs(part: Mat<'_>, seen: &mut u32) -> [[u32; PAIRS]; LINES] {
-    let mut pairs = [[0; PAIRS]; LINES];
-    for (line, pairs) in pairs.iter_mut().enumerate() {
-        let steps: [f32; STEPS] = part.padded_row(line);
-        for (index, to) in pairs.iter_mut().enumerate() {
-            *to = pair(steps[index], steps[index + PAIRS], seen);
-        }
-    }
-    pairs
+/// The earlier and the later steps of pairs, as they lie in memory.
+#[derive(Clone, Copy)]
+struct Squares {
+    halves: [[[f32; 16]; 16]; 2],
+    /// Whether rows are lines, not pairs.
+    by_line: bool,
 }
 
-#[inline(always)]
-fn pairs_by_lines(part: Mat<'_>, seen: &mut u32) -> [[u32; LINES]; PAIRS] {
-    let mut pairs = [[0; LINES]; PAIRS];
-    for (index, pairs) in pairs.iter_mut().enumerate() {
-        let early: [f32; LINES] = part.t().padded_row(index);
-        let late: [f32; LINES] = part.t().padded_row(index + PAIRS);
-        for (line, to) in pairs.iter_mut().enumerate() {
-            *to = pair(early[line], late[line], seen);
+impl Squares {
+    /// A tile of the upper halves.
+    #[inline(always)]
+    fn pairs(&self, side: Side) -> [[u32; 16]; 16] {
+        let mut pairs = [[0; 16]; 16];
+        for (row, pairs) in pairs.iter_mut().enumerate() {
+            for (col, pair) in pairs.iter_mut().enumerate() {
+                *pair = pair_of(self.halves[0][row][col], self.halves[1][row][col]);
+            }
+        }
+        match self.by_line == (side == Side::Left) {
+            true => pairs,
+            false => transposed(&pairs, f32::from_bits, f32::to_bits),
         }
     }
-    pairs
+}
+
+/// Reads along memory, whichever way it runs.
+#[inline(always)]
+fn squares(part: Mat<'_>) -> Squares {
+    let by_line = part.rows_are_contiguous();
+    let mut halves = [[[0.0; 16]; 16]; 2];
+    for row in 0..16 {
+        if by_line {
+            let steps: [f32; STEPS] = part.padded_row(row);
+            halves[0][row].copy_from_slice(&steps[..PAIRS]);
+            halves[1][row].copy_from_slice(&steps[PAIRS..]);
+        } else {
+            halves[0][row] = part.t().padded_row(row);
+            halves[1][row] = part.t().padded_row(row + PAIRS);
+        }
+    }
+    Squares { halves, by_line }
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -37,7 +37,11 @@ fn unit() -> impl TileUnit {
 }
 
 fn on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
-    products_on(unit(), &[(factor, a, b)], UNFINISHED).map(|mut all| all.remove(0))
+    in_parts(Parts::One, factor, a, b)
+}
+
+fn in_parts(parts: Parts, factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
+    products_on(unit(), parts, &[(factor, a, b)], UNFINISHED).map(|mut all| all.remove(0))
 }
 
 /// How a matrix lies in memory.
@@ -73,12 +77,16 @@ impl Matrix {
         Self { data, shape: [rows, cols], strides }
     }
 
-    /// Random bf16 numbers of up to `binades` above and below 1.
-    fn random(seed: u64, shape: [usize; 2], order: Order, binades: f32) -> Self {
+    /// Random numbers that so many parts hold, of up to `binades` above and below 1.
+    fn random(seed: u64, parts: Parts, shape: [usize; 2], order: Order, binades: f32) -> Self {
         let uniform = |seed| random(seed, (shape[0], shape[1])).and_then(|x| x.to_vec2::<f32>()).unwrap();
         let (values, exponents) = (uniform(seed), uniform(seed ^ 1));
+        let mask = match parts {
+            Parts::One => 0xffff_0000,
+            Parts::Two => 0xffff_ff00,
+        };
         Self::new(shape, order, |row, col| {
-            let value = f32::from_bits(values[row][col].to_bits() & 0xffff_0000);
+            let value = f32::from_bits(values[row][col].to_bits() & mask);
             value * (exponents[row][col] * binades).round().exp2()
         })
     }
@@ -96,15 +104,19 @@ fn order() -> impl Strategy<Value = Order> {
     prop_oneof![Just(Order::Rows), Just(Order::Columns), Just(Order::Gaps)]
 }
 
+fn parts() -> impl Strategy<Value = Parts> {
+    prop_oneof![Just(Parts::One), Just(Parts::Two)]
+}
+
 /// Bits, of which those of NaN do not matter.
 fn bits_but_nan(values: &[f32]) -> Vec<Option<u32>> {
     values.iter().map(|x| (!x.is_nan()).then_some(x.to_bits())).collect()
 }
 
 /// The product against f64, against the plain unit, and in pools of 1, 2 and 3 threads.
-fn check(factor: f32, a: &Matrix, b: &Matrix) {
-    let c = on_tiles(factor, a.mat(), b.mat()).expect("all numbers are bf16");
-    let plain = products_on(Plain, &[(factor, a.mat(), b.mat())], UNFINISHED).unwrap().remove(0);
+fn check(parts: Parts, factor: f32, a: &Matrix, b: &Matrix) {
+    let c = in_parts(parts, factor, a.mat(), b.mat()).expect("the parts hold all numbers");
+    let plain = products_on(Plain, parts, &[(factor, a.mat(), b.mat())], UNFINISHED).unwrap().remove(0);
     assert!(bits_but_nan(&c) == bits_but_nan(&plain), "the units agree");
     let ([rows, steps], cols) = (a.shape, b.shape[1]);
     assert_eq!(c.len(), rows * cols);
@@ -112,13 +124,14 @@ fn check(factor: f32, a: &Matrix, b: &Matrix) {
         let terms = || (0..steps).map(|step| a.at(i / cols, step) * b.at(step, i % cols) * f64::from(factor));
         let (exact, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
         // Half an ulp for each addition, and for the factor; random errors come to the root of their number. Sums below
-        // 2^-126 become zero.
-        let most = ((steps as f64).sqrt() + 1.0) * 2f64.powi(-23) * size + steps as f64 * 2f64.powi(-126);
+        // 2^-126 become zero, those of parts too.
+        let tiny = (steps * parts.count().pow(2)) as f64 * 2f64.powi(-126);
+        let most = ((steps as f64).sqrt() + 1.0) * 2f64.powi(-23) * size + tiny;
         let error = (f64::from(*got) - exact).abs();
         assert!(error <= most, "[{}, {}]: {got}, exactly {exact}", i / cols, i % cols);
     }
     let again = || -> Result<Vec<Tensor>> {
-        let c = on_tiles(factor, a.mat(), b.mat()).unwrap();
+        let c = in_parts(parts, factor, a.mat(), b.mat()).unwrap();
         Ok(vec![Tensor::from_vec(c, rows * cols, &Device::Cpu)?])
     };
     same_bits_in_every_pool(again).unwrap();
@@ -132,11 +145,12 @@ proptest! {
         (m, k, n) in (1..=200usize, 1..=200usize, 1..=200usize),
         (a_order, b_order) in (order(), order()),
         seed in any::<u64>(),
+        parts in parts(),
         binades in prop_oneof![Just(0f32), Just(8.0), Just(58.0)],
     ) {
-        let a = Matrix::random(seed, [m, k], a_order, binades);
-        let b = Matrix::random(seed ^ 2, [k, n], b_order, binades);
-        check(1.0, &a, &b);
+        let a = Matrix::random(seed, parts, [m, k], a_order, binades);
+        let b = Matrix::random(seed ^ 2, parts, [k, n], b_order, binades);
+        check(parts, 1.0, &a, &b);
     }
 
     /// Subnormal numbers, infinities and NaN among them.
@@ -153,7 +167,7 @@ proptest! {
         let a = Matrix::new([m, k], Order::Rows, |row, col| value(row * k + col));
         let b = Matrix::new([k, n], Order::Columns, |row, col| value(1 + row * n + col));
         let c = on_tiles(0.5, a.mat(), b.mat()).unwrap();
-        let plain = products_on(Plain, &[(0.5, a.mat(), b.mat())], UNFINISHED).unwrap();
+        let plain = products_on(Plain, Parts::One, &[(0.5, a.mat(), b.mat())], UNFINISHED).unwrap();
         prop_assert_eq!(bits_but_nan(&c), bits_but_nan(&plain[0]));
     }
 }
@@ -161,27 +175,33 @@ proptest! {
 /// More steps than are summed at once, and a factor that rounds.
 #[test]
 fn long_sums_are_cut_and_added() {
-    for k in [STEPS_AT_ONCE * STEPS, 2 * STEPS_AT_ONCE * STEPS + 33] {
-        let a = Matrix::random(1, [35, k], Order::Rows, 3.0);
-        let b = Matrix::random(2, [k, 18], Order::Rows, 3.0);
-        check(0.7, &a, &b);
+    for parts in [Parts::One, Parts::Two] {
+        let at_once = TILES_AT_ONCE / parts.count() * STEPS;
+        for k in [at_once, 2 * at_once + 33] {
+            let a = Matrix::random(1, parts, [35, k], Order::Rows, 3.0);
+            let b = Matrix::random(2, parts, [k, 18], Order::Rows, 3.0);
+            check(parts, 0.7, &a, &b);
+        }
     }
 }
 
 /// Tasks of several blocks of rows, the last of them shorter.
 #[test]
 fn many_rows_are_cut_into_tasks() {
-    let a = Matrix::random(1, [2 * 32 * BLOCK + 7, 5], Order::Columns, 3.0);
-    let b = Matrix::random(2, [5, 3], Order::Rows, 3.0);
-    check(-2.0, &a, &b);
+    for parts in [Parts::One, Parts::Two] {
+        let a = Matrix::random(1, parts, [2 * 32 * BLOCK + 7, 5], Order::Columns, 3.0);
+        let b = Matrix::random(2, parts, [5, 3], Order::Rows, 3.0);
+        check(parts, -2.0, &a, &b);
+    }
 }
 
 /// Products that share a left operand, a right one, or nothing, and of f32 also those with long sums: each as if it were alone,
 /// and finished with its own number.
 #[test]
 fn several_products_at_once() {
-    let [a, other] = [1, 2].map(|seed| Matrix::random(seed, [300, 40], Order::Rows, 3.0));
-    let [b, wide] = [(3, 20), (4, 50)].map(|(seed, cols)| Matrix::random(seed, [40, cols], Order::Rows, 3.0));
+    let [a, other] = [1, 2].map(|seed| Matrix::random(seed, Parts::One, [300, 40], Order::Rows, 3.0));
+    let [b, wide] =
+        [(3, 20), (4, 50)].map(|(seed, cols)| Matrix::random(seed, Parts::One, [40, cols], Order::Rows, 3.0));
     let all = [
         (1.0, a.mat(), b.mat()),
         (0.5, a.mat(), wide.mat()),
@@ -196,14 +216,14 @@ fn several_products_at_once() {
     let cols = |number: usize| all[number].2.cols;
     let finish_rows =
         |number: usize, first: usize, rows: &mut [f32]| finish(number, first, cols(number), rows);
-    let together = products_on(unit(), &all, &finish_rows).unwrap();
+    let together = products_on(unit(), Parts::One, &all, &finish_rows).unwrap();
     for (number, ((factor, a, b), found)) in all.into_iter().zip(together).enumerate() {
         let mut alone = on_tiles(factor, a, b).unwrap();
         finish(number, 0, b.cols, &mut alone);
         assert!(found == alone, "product {number}");
     }
-    let [tall, taller] =
-        [(5, 300), (6, 40)].map(|(seed, cols)| Matrix::random(seed, [400, cols], Order::Rows, 3.0));
+    let [tall, taller] = [(5, 300), (6, 40)]
+        .map(|(seed, cols)| Matrix::random(seed, Parts::One, [400, cols], Order::Rows, 3.0));
     let long = [(1.0, taller.mat().t(), tall.mat()), (0.5, taller.mat().t(), taller.mat())];
     let empty = [(1.0, Mat::row_major(&[], 3, 0), Mat::row_major(&[], 0, 0))];
     for all in [&all[..], &long, &empty] {
@@ -221,14 +241,13 @@ fn several_products_at_once() {
 /// Operands that tasks pack some rows of at a time, the last ones fewer than a tile has.
 #[test]
 fn products_over_rows_are_those_of_transposed_operands() {
-    for rows in [1, 96, 100, 2200] {
-        let [a, other] =
-            [(1, 50), (2, 7)].map(|(seed, cols)| Matrix::random(seed, [rows, cols], Order::Rows, 3.0));
-        let b = Matrix::random(3, [rows, 33], Order::Rows, 3.0);
+    for (rows, parts) in [1, 96, 100, 2200].into_iter().flat_map(|n| [(n, Parts::One), (n, Parts::Two)]) {
+        let [a, other, b] = [(1, 50), (2, 7), (3, 33)]
+            .map(|(seed, cols)| Matrix::random(seed, parts, [rows, cols], Order::Rows, 3.0));
         let [a_strips, other_strips, b_strips] = [(&a, Side::Left), (&other, Side::Left), (&b, Side::Right)]
             .map(|(matrix, side)| {
                 let [rows, cols] = matrix.shape;
-                let packed = OverRows::new(side, rows, cols);
+                let packed = OverRows::new(side, parts, rows, cols);
                 let starts: Vec<_> = (0..rows).step_by(96).collect();
                 starts.into_par_iter().rev().for_each(|start| {
                     let part = start..rows.min(start + 96);
@@ -241,7 +260,7 @@ fn products_over_rows_are_those_of_transposed_operands() {
             });
         let found = packed_products(unit(), &[(&a_strips, &b_strips), (&other_strips, &b_strips)]);
         for (found, a) in found.iter().zip([&a, &other]) {
-            let expected = on_tiles(1.0, a.mat().t(), b.mat()).unwrap();
+            let expected = in_parts(parts, 1.0, a.mat().t(), b.mat()).unwrap();
             assert!(*found == expected, "{rows} rows");
         }
     }
@@ -256,39 +275,57 @@ fn empty_products_are_zeros() {
     }
 }
 
-/// One number anywhere that bf16 does not hold, in either operand.
+/// One number anywhere that the parts do not hold, in either operand.
 #[test]
 fn other_numbers_are_refused() {
     let [m, k, n] = [33, 40, 35];
-    let strange = f32::from_bits(1f32.to_bits() + 1);
-    for [row, col] in [[0, 0], [32, 0], [0, 39], [32, 39], [17, 31], [15, 32]] {
+    let refused = |parts, strange: f32, [row, col]: [usize; 2], order| {
+        let with = |shape, at: [usize; 2], value| {
+            Matrix::new(shape, order, move |i, j| if [i, j] == at { value } else { 1.0 })
+        };
+        let [a, b] = [with([m, k], [row, col], 1.0), with([k, n], [col, row], 1.0)];
+        assert!(in_parts(parts, 1.0, a.mat(), b.mat()).is_some());
+        let [strange_a, strange_b] = [with([m, k], [row, col], strange), with([k, n], [col, row], strange)];
+        for (a, b) in [(&strange_a, &b), (&a, &strange_b)] {
+            let found = in_parts(parts, 1.0, a.mat(), b.mat());
+            assert!(found.is_none(), "{strange} at {row}, {col}, {order:?}, {parts:?}");
+        }
+    };
+    let after_one = |bits: [u32; 2]| f32::from_bits(1f32.to_bits() | 1 << bits[0] | 1 << bits[1]);
+    for place in [[0, 0], [32, 0], [0, 39], [32, 39], [17, 31], [15, 32]] {
         for order in [Order::Rows, Order::Columns, Order::Gaps] {
-            let ones = Matrix::new([m, k], order, |_, _| 1.0);
-            let b = Matrix::new([k, n], order, |_, _| 1.0);
-            assert!(on_tiles(1.0, ones.mat(), b.mat()).is_some());
-            let a = Matrix::new([m, k], order, |i, j| if [i, j] == [row, col] { strange } else { 1.0 });
-            assert!(on_tiles(1.0, a.mat(), b.mat()).is_none(), "a[{row}, {col}], {order:?}");
-            let b = Matrix::new([k, n], order, |i, j| if [j, i] == [row, col] { strange } else { 1.0 });
-            assert!(on_tiles(1.0, ones.mat(), b.mat()).is_none(), "b[{col}, {row}], {order:?}");
+            refused(Parts::One, after_one([0, 0]), place, order);
+            refused(Parts::One, after_one([15, 15]), place, order);
+            // What is left of them has nine bits and more.
+            refused(Parts::Two, after_one([14, 6]), place, order);
+            refused(Parts::Two, after_one([14, 0]), place, order);
+            // The last rounds to infinity.
+            for strange in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::from_bits(0x7f7f_8000)] {
+                refused(Parts::Two, strange, place, order);
+            }
         }
     }
 }
 
-/// All formats but those of more than 8 significant bits.
+/// In one part all formats but those of more than 8 significant bits, in two all but that of more than 16.
 #[test]
-fn formats_of_at_most_eight_significant_bits_are_held() {
+fn formats_are_held_by_their_significant_bits() {
     let values = random(1, 64 * 64).and_then(|x| (x * 100.0)?.to_vec1::<f32>()).unwrap();
     for format in NumericFormat::ALL {
         let expected = match format {
-            NumericFormat::Fp32 | NumericFormat::Tf32 | NumericFormat::Fp16 => false,
-            NumericFormat::Bf16 | NumericFormat::E4m3 | NumericFormat::E5m2 => true,
-            NumericFormat::E3m2 | NumericFormat::E2m3 | NumericFormat::E2m1 | NumericFormat::E8m0 => true,
-            NumericFormat::Int8 | NumericFormat::Int4 | NumericFormat::Ternary => true,
+            NumericFormat::Fp32 => [false, false],
+            NumericFormat::Tf32 | NumericFormat::Fp16 => [false, true],
+            NumericFormat::Bf16 | NumericFormat::E4m3 | NumericFormat::E5m2 => [true; 2],
+            NumericFormat::E3m2 | NumericFormat::E2m3 | NumericFormat::E2m1 => [true; 2],
+            // Negative numbers are NaN in it.
+            NumericFormat::E8m0 => [true, false],
+            NumericFormat::Int8 | NumericFormat::Int4 | NumericFormat::Ternary => [true; 2],
         };
         let mut values = values.clone();
         numerics::round_slice(&mut values, format, Rounding::NEAREST_EVEN, Overflow::Saturate);
         let matrix = Mat::row_major(&values, 64, 64);
-        assert_eq!(on_tiles(1.0, matrix, matrix.t()).is_some(), expected, "{format}");
+        let held = |parts| in_parts(parts, 1.0, matrix, matrix.t()).is_some();
+        assert_eq!([Parts::One, Parts::Two].map(held), expected, "{format}");
     }
 }
 

@@ -52,7 +52,18 @@ pub(crate) trait Tiles {
     /// # Panics
     /// When there are no tiles, or not the same number in each.
     fn multiply(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]);
+
+    /// The same for elements of two parts: each step has a tile of both, and four products: of a's larger part and b's smaller
+    /// one, of both smaller ones, of a's smaller and b's larger, of both larger ones.
+    ///
+    /// # Panics
+    /// When there are no tiles, or not the same number in each, or an odd one.
+    fn multiply_split(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]);
 }
+
+/// The products of a step of two parts, as the numbers of a's part and of b's. From one to the next only one of them changes.
+#[cfg(test)]
+const OF_TWO_PARTS: [[usize; 2]; 4] = [[0, 1], [1, 1], [1, 0], [0, 0]];
 
 /// The number of tiles in each operand of [`Tiles::multiply`].
 pub(crate) fn common_length(a: [&[Tile]; 2], b: [&[Tile]; 2]) -> usize {
@@ -85,6 +96,17 @@ impl Tiles for Plain {
                     *sums = [[0.0; 16]; 16];
                 }
                 a.iter().zip(b).for_each(|(a, b)| add_product(sums, a, b));
+            }
+        }
+    }
+
+    fn multiply_split(&mut self, sums: &mut Sums, mut start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
+        for step in 0..common_length(a, b) / 2 {
+            for [of_a, of_b] in OF_TWO_PARTS {
+                let a = a.map(|tiles| &tiles[2 * step + of_a..][..1]);
+                let b = b.map(|tiles| &tiles[2 * step + of_b..][..1]);
+                self.multiply(sums, start, a, b);
+                start = Start::Sums;
             }
         }
     }

@@ -52,7 +52,7 @@ mod tiles {
             products.multiply(x, &mut [(0, &mut y, update), (1, &mut z, Update::OVERWRITE)]);
         };
         let twice = |_, values: &mut [f32]| values.iter_mut().for_each(|x| *x *= 2.0);
-        let unit = RowUnit::Tiles(unit());
+        let unit = RowUnit::Tiles(unit(), Parts::One);
         // SAFETY: tasks write products to all rows of the results.
         let (found, _) = unsafe {
             written(N, WIDTHS, |results| {
@@ -78,8 +78,8 @@ mod tiles {
         let doubled = [&a, &b].map(|values| values.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
         let all =
             [(1.0, x, mat(&doubled[0], [D, WIDTHS[0]])), (1.0, x, mat(&doubled[1], [WIDTHS[1], D]).t())];
-        let expected =
-            bf16_matmul::products_on(unit(), &all, bf16_matmul::UNFINISHED).expect("bf16 holds them");
+        let expected = bf16_matmul::products_on(unit(), Parts::One, &all, bf16_matmul::UNFINISHED)
+            .expect("bf16 holds them");
         same_bits_in_every_pool(|| {
             let found = by_rows(x, [&a, &b], Update::OVERWRITE);
             assert!(found[..] == expected);
@@ -94,7 +94,7 @@ mod tiles {
         let (x, a) = (mat(&x, [N, D]), mat(&a, [D, WIDTHS[0]]));
         let before: Vec<f32> = (0..N * WIDTHS[0]).map(|i| (i % 7) as f32 * 0.37).collect();
         let other = mat(&before, [N, WIDTHS[0]]);
-        let units = [Some(RowUnit::Tiles(unit())), Kernel::fast().map(RowUnit::F32)];
+        let units = [Some(RowUnit::Tiles(unit(), Parts::One)), Kernel::fast().map(RowUnit::F32)];
         for unit in units.into_iter().flatten() {
             for format in [NumericFormat::Bf16, NumericFormat::Fp16, NumericFormat::Fp32] {
                 let found = [Before::Nothing, Before::There, Before::Other(other)].map(|place| {

@@ -1,6 +1,6 @@
 //! The same on AVX-512: a row of a tile is a register.
 
-use super::{LINES, PAIRS, STEPS, Side, Tile};
+use super::{LINES, PAIRS, Parts, STEPS, Side, Tile};
 use crate::matmul::Mat;
 use std::arch::x86_64::*;
 
@@ -9,20 +9,44 @@ type Rows = [__m512i; 16];
 
 /// As [`super::pack`], for a view whose lines or steps are neighbours in memory.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-pub(super) fn pack(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
-    // Neighbours among the rows that are read give one of the two layouts; the other is its transpose.
-    let by_line = view.rows_are_contiguous();
+pub(super) fn pack(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+    const OR: i32 = 0xfe; // of three bits, whether any is set
     let mut seen = _mm512_setzero_si512();
-    for (index, tile) in tiles.iter_mut().enumerate() {
-        let part = view.window([0, index * STEPS], [LINES, STEPS]);
-        let rows = if by_line { lines_by_pairs(part, &mut seen) } else { pairs_by_lines(part, &mut seen) };
-        let rows = if by_line == (side == Side::Left) { rows } else { transposed(rows) };
-        for (row, to) in rows.into_iter().zip(&mut tile.0) {
-            // SAFETY: a row of a tile is 64 bytes.
-            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
-        }
+    match parts {
+        Parts::One => pack_parts(tiles, side, view, |early, late| {
+            seen = _mm512_ternarylogic_epi32::<OR>(seen, early, late);
+            [pairs(early, late)]
+        }),
+        Parts::Two => pack_parts(tiles, side, view, |early, late| {
+            let ([high, low], late) = (split(early), split(late));
+            seen = _mm512_ternarylogic_epi32::<OR>(seen, finite(low), finite(late[1]));
+            [pairs(high, late[0]), pairs(low, late[1])]
+        }),
     }
     _mm512_test_epi32_mask(seen, _mm512_set1_epi32(0xffff)) == 0
+}
+
+/// Packs a tile of each part; `parts` makes pairs of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+fn pack_parts<const PARTS: usize>(
+    tiles: &mut [Tile],
+    side: Side,
+    view: Mat<'_>,
+    mut parts: impl FnMut(__m512i, __m512i) -> [__m512i; PARTS],
+) {
+    // Neighbours among the rows that are read give one of the two layouts; the other is its transpose.
+    let by_line = view.rows_are_contiguous();
+    for (index, tiles) in tiles.as_chunks_mut::<PARTS>().0.iter_mut().enumerate() {
+        let part = view.window([0, index * STEPS], [LINES, STEPS]);
+        match by_line {
+            true => lines_by_pairs(part, tiles, &mut parts),
+            false => pairs_by_lines(part, tiles, &mut parts),
+        }
+        if by_line != (side == Side::Left) {
+            tiles.iter_mut().for_each(|tile| transpose(tile));
+        }
+    }
 }
 
 /// The first `count` of sixteen places.
@@ -30,42 +54,74 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count.min(16)) - 1) as __mmask16
 }
 
-/// The upper halves of the earlier steps, below those of the later ones. All bits are collected in `seen`.
+/// The upper halves of the earlier steps, below those of the later ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-fn pairs(early: __m512i, late: __m512i, seen: &mut __m512i) -> __m512i {
-    const OR: i32 = 0xfe; // of three bits, whether any is set
-    *seen = _mm512_ternarylogic_epi32::<OR>(*seen, early, late);
+fn pairs(early: __m512i, late: __m512i) -> __m512i {
     _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(early), late)
 }
 
-/// A row for each line. All bits are collected in `seen`.
+/// As [`super::split`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-fn lines_by_pairs(part: Mat<'_>, seen: &mut __m512i) -> Rows {
+fn split(x: __m512i) -> [__m512i; 2] {
+    let high = _mm512_and_si512(_mm512_add_epi32(x, _mm512_set1_epi32(0x8000)), _mm512_set1_epi32(!0xffff));
+    let low = _mm512_sub_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(high));
+    [high, _mm512_castps_si512(low)]
+}
+
+/// The bits of numbers, 1 for those that are not finite.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+fn finite(x: __m512i) -> __m512i {
+    const NAN_OR_INFINITY: i32 = 0x99; // of classes, NaN of both kinds and infinity of both signs
+    let strange = _mm512_fpclass_ps_mask::<NAN_OR_INFINITY>(_mm512_castsi512_ps(x));
+    _mm512_mask_blend_epi32(strange, x, _mm512_set1_epi32(1))
+}
+
+/// Writes to the tile of each part a row for each line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+fn lines_by_pairs<const PARTS: usize>(
+    part: Mat<'_>,
+    tiles: &mut [Tile; PARTS],
+    parts: &mut impl FnMut(__m512i, __m512i) -> [__m512i; PARTS],
+) {
     let (low, high) = (first(part.cols), first(part.cols.saturating_sub(16)));
-    let mut rows = [_mm512_setzero_si512(); 16];
-    for (line, row) in rows.iter_mut().enumerate().take(part.rows) {
-        let from = part.place(line, 0);
+    for line in 0..LINES {
+        let (from, is_there) = (part.place(line, 0), if line < part.rows { !0 } else { 0 });
         // SAFETY: steps of the view are neighbours, and no more than there are of them are read.
         let [a, b] = unsafe {
             [
-                _mm512_maskz_loadu_epi32(low, from.cast()),
-                _mm512_maskz_loadu_epi32(high, from.wrapping_add(16).cast()),
+                _mm512_maskz_loadu_epi32(low & is_there, from.cast()),
+                _mm512_maskz_loadu_epi32(high & is_there, from.wrapping_add(16).cast()),
             ]
         };
-        *row = pairs(a, b, seen);
+        write(tiles, line, parts(a, b));
     }
-    rows
+}
+
+/// Writes this row of the tile of each part.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+fn write<const PARTS: usize>(tiles: &mut [Tile; PARTS], row: usize, parts: [__m512i; PARTS]) {
+    for (tile, part) in tiles.iter_mut().zip(parts) {
+        // SAFETY: a row of a tile is 64 bytes.
+        unsafe { _mm512_storeu_si512(tile.0[row].as_mut_ptr().cast(), part) };
+    }
 }
 
 /// Steps ahead of those that are read which are asked for: rows far apart are not foreseen by the CPU.
 const AHEAD: usize = STEPS;
 
-/// A row for each pair of steps. All bits are collected in `seen`.
+/// Writes to the tile of each part a row for each pair of steps.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-fn pairs_by_lines(part: Mat<'_>, seen: &mut __m512i) -> Rows {
+fn pairs_by_lines<const PARTS: usize>(
+    part: Mat<'_>,
+    tiles: &mut [Tile; PARTS],
+    parts: &mut impl FnMut(__m512i, __m512i) -> [__m512i; PARTS],
+) {
     let lines = first(part.rows);
     let load = |step: usize| {
         if step >= part.cols {
@@ -75,11 +131,24 @@ fn pairs_by_lines(part: Mat<'_>, seen: &mut __m512i) -> Rows {
         // SAFETY: lines of the view are neighbours, and no more than there are of them are read.
         unsafe { _mm512_maskz_loadu_epi32(lines, part.place(0, step).cast()) }
     };
-    let mut rows = [_mm512_setzero_si512(); PAIRS];
-    for (pair, row) in rows.iter_mut().enumerate() {
-        *row = pairs(load(pair), load(pair + PAIRS), seen);
+    for pair in 0..PAIRS {
+        write(tiles, pair, parts(load(pair), load(pair + PAIRS)));
     }
-    rows
+}
+
+/// Transposes a tile.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+fn transpose(tile: &mut Tile) {
+    let mut rows = [_mm512_setzero_si512(); 16];
+    for (row, from) in rows.iter_mut().zip(&tile.0) {
+        // SAFETY: a row of a tile is 64 bytes.
+        *row = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+    }
+    for (row, to) in transposed(rows).into_iter().zip(&mut tile.0) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
+    }
 }
 
 /// The transpose: pairs of neighbouring rows exchange single places, then two, four, and eight.

@@ -2,6 +2,11 @@ use super::*;
 use crate::testing::*;
 use proptest::prelude::*;
 
+/// Of any bits those of a number between 2^-63 and 2 with 16 significant ones.
+fn of_sixteen(bits: u32) -> u32 {
+    bits & 0xbfff_ff00 | 0x2000_0000
+}
+
 proptest! {
     #![proptest_config(cases(64))]
 
@@ -16,19 +21,38 @@ proptest! {
         if isa() < Isa::Avx512 {
             return Ok(());
         }
-        let mask = if strange { u32::MAX } else { 0xffff_0000 };
-        let values: Vec<_> = bits.iter().map(|bits| f32::from_bits(bits & mask)).collect();
+        for parts in [Parts::One, Parts::Two] {
+            let number = |bits: u32| match (strange, parts) {
+                (true, _) => bits,
+                (false, Parts::One) => bits & 0xffff_0000,
+                (false, Parts::Two) => of_sixteen(bits),
+            };
+        let values: Vec<_> = bits.iter().map(|bits| f32::from_bits(number(*bits))).collect();
         let view = match by_line {
             true => Mat::new(&values, [lines, steps], [steps, 1]),
             false => Mat::new(&values, [lines, steps], [1, lines]),
         };
         let view = view.window([0, gap.min(steps - 1)], [lines, steps]);
         let side = if left { Side::Left } else { Side::Right };
-        let mut tiles = [vec![Tile([[7; 16]; 16]); 3], vec![Tile::ZERO; 3]];
-        let [found, expected] = tiles.each_mut().map(|tiles| &mut tiles[..view.cols.div_ceil(STEPS)]);
-        let exact = pack(found, side, view);
-        prop_assert_eq!(exact, pack_portably(expected, side, view));
-        prop_assert_eq!(exact, !strange);
-        prop_assert!(found.iter().zip(&*expected).all(|(a, b)| a.0 == b.0));
+            let mut tiles = [vec![Tile([[7; 16]; 16]); 6], vec![Tile::ZERO; 6]];
+            let [found, expected] = tiles.each_mut().map(|tiles| &mut tiles[..parts.tiles(view.cols)]);
+            let exact = pack(found, side, parts, view);
+            let expected_exact = match parts {
+                Parts::One => pack_one(expected, side, view),
+                Parts::Two => pack_two(expected, side, view),
+            };
+            prop_assert_eq!(exact, expected_exact);
+            prop_assert_eq!(exact, !strange);
+            prop_assert!(!exact || found.iter().zip(&*expected).all(|(a, b)| a.0 == b.0));
+        }
+    }
+
+    /// Parts are bf16 numbers that come to what was split.
+    #[test]
+    fn two_parts_are_the_whole(bits in any::<u32>()) {
+        let x = f32::from_bits(of_sixteen(bits));
+        let parts = split(x);
+        prop_assert!(parts.iter().all(|part| part.to_bits() & 0xffff == 0), "{parts:?}");
+        prop_assert_eq!(f64::from(parts[0]) + f64::from(parts[1]), f64::from(x));
     }
 }

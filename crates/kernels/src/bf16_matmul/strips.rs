@@ -1,0 +1,71 @@
+//! Operands that are packed once and multiplied by many tasks.
+
+use super::BLOCK;
+use super::pack::{Parts, Side, Tile, pack_strips};
+use crate::matmul::Mat;
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// An operand, packed in strips of columns, or of rows if it is a left one.
+pub(crate) struct Strips {
+    /// An even number of strips, one after another.
+    pub(super) tiles: Vec<Tile>,
+    /// Columns, or rows.
+    pub(super) cols: usize,
+    /// Of every element.
+    pub(super) parts: Parts,
+    /// Tiles in a strip.
+    pub(super) len: usize,
+    /// Tiles from strip to strip.
+    pub(super) pitch: usize,
+}
+
+impl Strips {
+    /// Packs b on all threads, if so many parts hold it.
+    pub(crate) fn pack(b: Mat<'_>, parts: Parts) -> Option<Self> {
+        // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
+        Self::pack_panels(b, parts, |panel, tiles| pack_strips(tiles, Side::Right, parts, panel))
+    }
+
+    /// Packs what `round` makes of b on all threads, if so many parts hold that.
+    pub(crate) fn pack_rounded(b: Mat<'_>, parts: Parts, round: impl Fn(&mut [f32]) + Sync) -> Option<Self> {
+        Self::pack_panels(b, parts, |panel, tiles| {
+            let by_row = panel.rows_are_contiguous();
+            let from = if by_row { panel } else { panel.t() };
+            let mut values = from.contiguous_rows();
+            round(&mut values);
+            let rounded = Mat::row_major(&values, from.rows, from.cols);
+            pack_strips(tiles, Side::Right, parts, if by_row { rounded } else { rounded.t() })
+        })
+    }
+
+    /// Has `pack` pack two strips of columns at a time, given as lines by steps. It returns whether the parts hold them.
+    fn pack_panels(
+        b: Mat<'_>,
+        parts: Parts,
+        pack: impl Fn(Mat<'_>, &mut [Tile]) -> bool + Sync,
+    ) -> Option<Self> {
+        let len = parts.tiles(b.rows);
+        let count = b.cols.div_ceil(BLOCK) * 2 * len;
+        let mut tiles = Vec::<Tile>::with_capacity(count);
+        let panels = tiles.spare_capacity_mut()[..count].par_chunks_exact_mut(2 * len.max(1));
+        let exact = panels.enumerate().all(|(panel, tiles)| {
+            // Zeros first, while they are in the cache of the core that packs.
+            let tiles = zeroed(tiles);
+            pack(b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]), tiles)
+        });
+        if exact {
+            // SAFETY: all panels have been written.
+            unsafe { tiles.set_len(count) };
+        }
+        exact.then_some(Self { tiles, cols: b.cols, parts, len, pitch: len })
+    }
+}
+
+fn zeroed(tiles: &mut [MaybeUninit<Tile>]) -> &mut [Tile] {
+    for tile in tiles.iter_mut() {
+        tile.write(Tile::ZERO);
+    }
+    // SAFETY: every tile has just been written, and MaybeUninit<Tile> has the layout of Tile.
+    unsafe { &mut *(std::ptr::from_mut(tiles) as *mut [Tile]) }
+}
