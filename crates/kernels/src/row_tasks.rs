@@ -80,7 +80,7 @@ impl Operands {
         #[cfg(target_arch = "x86_64")]
         if let Some((unit, parts)) = self.on_tiles() {
             let all: Vec<_> = pairs.into_iter().map(|(a, b)| (1.0, a, b)).collect();
-            return bf16_matmul::products_on(unit, parts, &all, bf16_matmul::UNFINISHED)
+            return bf16_matmul::products_on(unit, parts, &all, false, bf16_matmul::UNFINISHED)
                 .unwrap_or_else(|| matmul::products(all.into_iter().map(|(_, a, b)| (a, b))));
         }
         matmul::products(pairs)

@@ -7,9 +7,10 @@
 use crate::bf16_matmul::{self, Finish, Product};
 use crate::buffers::fill_one;
 use crate::matmul::{self, Mat, MatMut, Update, written};
+use crate::round::round_rows;
 use crate::row_tasks::{Operands, RowTask, RowUnit};
 use candle_core::{Device, Result, Tensor};
-use numerics::{Contraction, Operand, OuterScale, multiversion};
+use numerics::{Contraction, NumericFormat, Operand, OuterScale, multiversion};
 
 /// One factor of a product, as lines (the index that remains) by steps (the index summed over).
 #[derive(Clone, Copy)]
@@ -87,33 +88,33 @@ const LINES_PER_TASK: usize = 64;
 pub(crate) type Pair<'a> = (Factor<'a>, Factor<'a>);
 
 /// a bᵀ over the steps that both have, for each pair: \[lines of a, lines of b\], row-major, on all threads of the current
-/// pool. `finish` changes values of them, each on its own, while they are in a cache; it is given the pair's number, and must
-/// not wait for other threads. Pairs that share a factor gain by being multiplied together.
+/// pool, rounded to the format that `output` gives for the pair's number. Pairs that share a factor gain by being multiplied
+/// together.
 ///
 /// # Errors
 /// When the blocks of the two factors have different sizes.
 pub(crate) fn scaled_products(
     pairs: &[Pair<'_>],
-    finish: impl Fn(usize, &mut [f32]) + Sync,
+    output: impl Fn(usize) -> NumericFormat + Sync,
 ) -> Result<Vec<Vec<f32>>> {
-    scaled_products_by(bf16_matmul::products, pairs, finish)
+    scaled_products_by(bf16_matmul::products, pairs, output)
 }
 
-/// [`scaled_products`], with `products` to multiply plain matrices, their results by a factor, and finish them.
+/// [`scaled_products`], with `products` to multiply plain matrices, as [`bf16_matmul::products`].
 fn scaled_products_by(
-    products: impl Fn(&[Product<'_>], Finish<'_>) -> Vec<Vec<f32>>,
+    products: impl Fn(&[Product<'_>], bool, Finish<'_>) -> Vec<Vec<f32>>,
     pairs: &[Pair<'_>],
-    finish: impl Fn(usize, &mut [f32]) + Sync,
+    output: impl Fn(usize) -> NumericFormat + Sync,
 ) -> Result<Vec<Vec<f32>>> {
     if !pairs.iter().any(|(a, b)| a.block().is_some() || b.block().is_some()) {
-        return Ok(unblocked(products, pairs, finish));
+        return Ok(unblocked(products, pairs, output));
     }
     let one = |(number, pair): (usize, &Pair<'_>)| {
-        let finish = |rows: &mut [f32]| finish(number, rows);
+        let format = output(number);
         match (pair.0.block(), pair.1.block()) {
-            (None, None) => Ok(unblocked(&products, &[*pair], |_, rows| finish(rows)).swap_remove(0)),
-            (Some(size), None) | (None, Some(size)) => Ok(blocked(*pair, size, finish)),
-            (Some(size), Some(other)) if size == other => Ok(blocked(*pair, size, finish)),
+            (None, None) => Ok(unblocked(&products, &[*pair], |_| format).swap_remove(0)),
+            (Some(size), None) | (None, Some(size)) => Ok(blocked(*pair, size, format)),
+            (Some(size), Some(other)) if size == other => Ok(blocked(*pair, size, format)),
             (Some(size), Some(other)) => {
                 candle_core::bail!("blocks of {size} and of {other} in one product")
             }
@@ -122,8 +123,8 @@ fn scaled_products_by(
     pairs.iter().enumerate().map(one).collect()
 }
 
-/// The product when every line has a scale for each block of steps.
-fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -> Vec<f32> {
+/// The product in `output` when every line has a scale for each block of steps.
+fn blocked((a, b): Pair<'_>, block: usize, output: NumericFormat) -> Vec<f32> {
     let (left, right) = (a.mat(), b.mat().t());
     let (cols, steps) = (right.cols, left.cols);
     if steps == 0 || cols == 0 {
@@ -146,7 +147,7 @@ fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -
                 }
             }
         }
-        finish(c);
+        round_rows(c, output);
     };
     let parts: Vec<_> = blocks.iter().map(|steps| right.rows(steps.start, steps.len())).collect();
     // What bf16 does not hold is found while it is packed.
@@ -177,6 +178,13 @@ fn blocked((a, b): Pair<'_>, block: usize, finish: impl Fn(&mut [f32]) + Sync) -
 type Multiply<'a> = dyn FnMut(usize, Mat<'_>, &mut MatMut<'_>) + 'a;
 
 multiversion! {
+    /// c ← c of_a of_b, of a line and each of b.
+    fn scale(c: &mut [f32], of_a: f32, of_b: &[f32]) {
+        for (c, of_b) in c.iter_mut().zip(of_b) {
+            *c *= of_a * of_b;
+        }
+    }
+
     /// c ← sum of_a of_b, of a line and each of b.
     fn write_scaled(c: &mut [f32], sums: &[f32], of_a: f32, of_b: &[f32]) {
         for ((c, sum), of_b) in c.iter_mut().zip(sums).zip(of_b) {
@@ -192,11 +200,11 @@ multiversion! {
     }
 }
 
-/// The products when every line has one scale.
+/// The products in their outputs when every line has one scale.
 fn unblocked(
-    products: impl Fn(&[Product<'_>], Finish<'_>) -> Vec<Vec<f32>>,
+    products: impl Fn(&[Product<'_>], bool, Finish<'_>) -> Vec<Vec<f32>>,
     pairs: &[Pair<'_>],
-    finish: impl Fn(usize, &mut [f32]) + Sync,
+    output: impl Fn(usize) -> NumericFormat + Sync,
 ) -> Vec<Vec<f32>> {
     // One scale for each line of a product is that of its result; others are left to the end.
     let factor = |(a, b): &Pair<'_>| match (&a.operand.outer, &b.operand.outer) {
@@ -210,15 +218,20 @@ fn unblocked(
     let of_lines: Vec<_> = pairs.iter().map(of_lines).collect();
     let all: Vec<Product<'_>> =
         pairs.iter().map(|pair| (factor(pair).unwrap_or(1.0), pair.0.mat(), pair.1.mat().t())).collect();
-    products(&all, &|number, first, rows| {
+    let rounded = of_lines
+        .iter()
+        .enumerate()
+        .all(|(number, of_b)| of_b.is_empty() && output(number) == NumericFormat::Bf16);
+    products(&all, rounded, &|number, first, rows| {
         let of_b = &of_lines[number];
         if !of_b.is_empty() {
             for (line, row) in rows.chunks_exact_mut(of_b.len()).enumerate() {
-                let of_a = pairs[number].0.scale(first + line, 0);
-                row.iter_mut().zip(of_b).for_each(|(c, of_b)| *c *= of_a * of_b);
+                scale(row, pairs[number].0.scale(first + line, 0), of_b);
             }
         }
-        finish(number, rows);
+        if !rounded {
+            round_rows(rows, output(number));
+        }
     })
 }
 
@@ -228,7 +241,7 @@ mod tests {
     use crate::bf16_matmul::tests::unit;
     use crate::bf16_matmul::{Parts, f32_products, products_on};
     use crate::testing::*;
-    use numerics::{NumericFormat, Overflow, QuantSpec, Scaling};
+    use numerics::{Overflow, QuantSpec, Scaling};
     use proptest::prelude::*;
 
     /// What operands of recipes are, and whether bf16 holds it.
@@ -291,18 +304,17 @@ mod tests {
                 });
                 let factor = |operand, (rows, cols)| Factor::new(operand, rows, cols, along);
                 let (a, b) = (factor(&a, a_shape), factor(&b, b_shape));
-                let twice = |_, rows: &mut [f32]| rows.iter_mut().for_each(|x| *x *= 2.0);
-                let found = scaled_products(&[(a, b)], twice).unwrap().concat();
+                let in_format = |format| scaled_products(&[(a, b)], |_| format).unwrap().concat();
+                let found = in_format(NumericFormat::Fp32);
+                let mut rounded = found.clone();
+                round_rows(&mut rounded, NumericFormat::Bf16);
+                assert_eq!(in_format(NumericFormat::Bf16), rounded);
                 let [a, b] = [a, b].map(|factor| factor.decoded().unwrap());
                 let exact =
                     a.matmul(&b.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
                 assert_eq!(found.len(), m * n);
                 for (found, exact) in found.iter().zip(&exact) {
-                    assert!(
-                        (f64::from(*found) - 2.0 * exact).abs() < 1e-4,
-                        "{found}, exactly {}",
-                        2.0 * exact
-                    );
+                    assert!((f64::from(*found) - exact).abs() < 5e-5, "{found}, exactly {exact}");
                 }
             }
         }
@@ -328,20 +340,23 @@ mod tests {
                 Factor::new(operand, rows, cols, contraction)
             };
             let (a, b) = (factor(&a, m, a_contraction), factor(&b, n, b_contraction));
-            let on_tiles = |all: &[Product<'_>], finish: Finish<'_>| {
-                let products = products_on(unit(), Parts::One, all, finish);
+            let on_tiles = |all: &[Product<'_>], rounded: bool, finish: Finish<'_>| {
+                let products = products_on(unit(), Parts::One, all, rounded, finish);
                 assert_eq!(products.is_some(), OPERANDS[a_index].2 && OPERANDS[b_index].2);
-                products.unwrap_or_else(|| f32_products(all, finish))
+                products.unwrap_or_else(|| f32_products(all, rounded, finish))
             };
-            let double = |_, rows: &mut [f32]| rows.iter_mut().for_each(|x| *x *= 2.0);
-            let tiles = scaled_products_by(on_tiles, &[(a, b)], double).unwrap().concat();
-            let gemm = scaled_products_by(f32_products, &[(a, b)], |_, _| {}).unwrap().concat();
+            let [tiles, rounded] = [NumericFormat::Fp32, NumericFormat::Bf16]
+                .map(|output| scaled_products_by(on_tiles, &[(a, b)], |_| output).unwrap().concat());
+            let gemm = scaled_products_by(f32_products, &[(a, b)], |_| NumericFormat::Fp32).unwrap().concat();
             prop_assert_eq!(tiles.len(), m * n);
+            let mut expected = tiles.clone();
+            round_rows(&mut expected, NumericFormat::Bf16);
+            prop_assert_eq!(rounded, expected);
             let [a, b] = [a, b].map(|factor| factor.decoded().and_then(|x| x.abs()?.to_vec2::<f64>()).unwrap());
             for (i, (tiles, gemm)) in tiles.iter().zip(&gemm).enumerate() {
                 let size: f64 = a[i / n].iter().zip(&b[i % n]).map(|(a, b)| a * b).sum();
                 let most = 2.0 * (steps as f64).sqrt() * 2f64.powi(-23) * size + f64::from(f32::MIN_POSITIVE);
-                let error = (f64::from(*tiles) / 2.0 - f64::from(*gemm)).abs();
+                let error = (f64::from(*tiles) - f64::from(*gemm)).abs();
                 prop_assert!(error <= most, "{tiles} and {gemm}, {error:e} > {most:e}");
             }
         }

@@ -9,7 +9,8 @@
 
 use super::blocks::Saved;
 use crate::bf16_matmul::{
-    BLOCK, LINES, Parts, STEPS, Side, Start, Sums, Tile, TileUnit, Tiles, pack_strips, pair_of, whole_row,
+    BLOCK, LINES, Parts, STEPS, Side, Start, Sums, Tile, TileUnit, Tiles, pack_strips, pair_of, to_write,
+    whole_row,
 };
 use crate::math::exp_or_zero;
 use crate::matmul::{Mat, MatMut};
@@ -32,7 +33,9 @@ struct Operand {
 impl Operand {
     /// Of a view, as lines by steps, whether bf16 holds it.
     fn pack(&mut self, side: Side, view: Mat<'_>) -> bool {
-        pack_strips(self.reserve([view.rows, view.cols]), side, Parts::One, view)
+        // SAFETY: the packers write tiles.
+        let tiles = unsafe { to_write(self.reserve([view.rows, view.cols])) };
+        pack_strips(tiles, side, Parts::One, view)
     }
 
     /// Room for so many lines and steps.

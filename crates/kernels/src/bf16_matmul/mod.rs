@@ -33,8 +33,10 @@ mod trap;
 pub(crate) use amx::Amx;
 
 use crate::matmul::{self, Mat, MatMut, Update};
+use crate::round::round_rows;
+use numerics::NumericFormat;
 pub(crate) use over_rows::OverRows;
-pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of};
+pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,22 +65,30 @@ pub(crate) type Finish<'a> = &'a (dyn Fn(usize, usize, &mut [f32]) + Sync);
 /// What leaves rows as they are.
 pub(crate) const UNFINISHED: Finish<'_> = &|_, _, _| {};
 
-/// `factor` a b for each, row-major and finished, on all threads of the current rayon pool; by AMX where the CPU has it and
-/// one or two parts hold all operands. Products that share operands gain by being computed together.
-pub(crate) fn products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>> {
+/// `factor` a b for each, row-major, rounded to bf16 if they are to be `rounded`, and finished, on all threads of the current rayon
+/// pool; by AMX where the CPU has it and one or two parts hold all operands. Products that share operands gain by being computed
+/// together.
+pub(crate) fn products(all: &[Product<'_>], rounded: bool, finish: Finish<'_>) -> Vec<Vec<f32>> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = Amx::new()
-        && let Some(results) =
-            [Parts::One, Parts::Two].into_iter().find_map(|parts| products_on(unit, parts, all, finish))
-    {
-        return results;
+    if let Some(unit) = Amx::new() {
+        let in_parts = |parts| products_on(unit, parts, all, rounded, finish);
+        if let Some(results) = in_parts(Parts::One).or_else(|| in_parts(Parts::Two)) {
+            return results;
+        }
     }
-    f32_products(all, finish)
+    f32_products(all, rounded, finish)
 }
 
 /// The same by products of f32.
-pub(crate) fn f32_products(all: &[Product<'_>], finish: Finish<'_>) -> Vec<Vec<f32>> {
-    let finish_one = |number| move |first: usize, rows: &mut [f32]| finish(number, first, rows);
+pub(crate) fn f32_products(all: &[Product<'_>], rounded: bool, finish: Finish<'_>) -> Vec<Vec<f32>> {
+    let finish_one = |number| {
+        move |first: usize, rows: &mut [f32]| {
+            if rounded {
+                round_rows(rows, NumericFormat::Bf16);
+            }
+            finish(number, first, rows);
+        }
+    };
     let finishes: Vec<_> = (0..all.len()).map(finish_one).collect();
     let finished = |(&(factor, a, b), finish)| (factor, a, b, Some(finish as matmul::Finish<'_>));
     matmul::scaled_products(all.iter().zip(&finishes).map(finished))
@@ -89,6 +99,7 @@ pub(crate) fn products_on(
     unit: impl TileUnit,
     parts: Parts,
     all: &[Product<'_>],
+    rounded: bool,
     finish: Finish<'_>,
 ) -> Option<Vec<Vec<f32>>> {
     let (mut packed, mut tasks) = (Vec::<(Mat<'_>, Strips)>::new(), Vec::<Task<'_>>::new());
@@ -113,7 +124,7 @@ pub(crate) fn products_on(
         let update = Update { factor: *factor, ..Update::OVERWRITE };
         for first in (0..a.rows).step_by(rows) {
             let a = a.window([first, 0], [rows, a.cols]);
-            let result = (index, Destination { b: strips, update, rounded: false, c: c.take_rows(a.rows) });
+            let result = (index, Destination { b: strips, update, rounded, c: c.take_rows(a.rows) });
             match tasks.iter_mut().find(|task| task.a.is(a)) {
                 Some(task) => task.results.push(result),
                 None => tasks.push(Task { a, first, results: vec![result] }),
@@ -248,7 +259,9 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
                 grow(buffer, 2 * blocks * count, Tile::ZERO);
                 let left = &mut buffer[..2 * blocks * count];
                 let [start, steps] = [start, count].map(|tiles| tiles / parts.count() * STEPS);
-                exact &= pack_strips(left, Side::Left, parts, a.window([0, start], [a.rows, steps]));
+                let view = a.window([0, start], [a.rows, steps]);
+                // SAFETY: the packers write tiles.
+                exact &= pack_strips(unsafe { to_write(left) }, Side::Left, parts, view);
                 if !exact {
                     break;
                 }

@@ -54,7 +54,7 @@ impl OverRows {
         for strip in 0..self.strips() {
             let first = self.place.wrapping_add(strip * self.pitch() + self.parts.tiles(rows.start));
             // SAFETY: there is room for the steps of every strip, and by the contract nobody else has those of these rows.
-            let tiles = unsafe { std::slice::from_raw_parts_mut(first, self.parts.tiles(rows.len())) };
+            let tiles = unsafe { std::slice::from_raw_parts_mut(first.cast(), self.parts.tiles(rows.len())) };
             pack(tiles, self.side, self.parts, view.window([strip * LINES, 0], [LINES, rows.len()]));
         }
     }

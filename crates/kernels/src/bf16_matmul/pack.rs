@@ -5,6 +5,7 @@ use crate::simd::transposed;
 use numerics::multiversion;
 #[cfg(target_arch = "x86_64")]
 use numerics::simd::{Isa, isa};
+use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -29,6 +30,15 @@ pub(crate) struct Tile(pub(crate) [[u32; 16]; 16]);
 
 impl Tile {
     pub(crate) const ZERO: Self = Self([[0; 16]; 16]);
+}
+
+/// Tiles to be written over.
+///
+/// # Safety
+/// Nothing but tiles is written.
+pub(crate) unsafe fn to_write(tiles: &mut [Tile]) -> &mut [MaybeUninit<Tile>] {
+    // SAFETY: MaybeUninit<Tile> has the layout of Tile, and by the contract they stay tiles.
+    unsafe { &mut *(std::ptr::from_mut(tiles) as *mut [MaybeUninit<Tile>]) }
 }
 
 /// How many bf16 numbers an element is the sum of. Its parts are in so many tiles, one after another, the larger first.
@@ -64,11 +74,11 @@ pub(crate) enum Side {
 }
 
 /// Packs strips of 16 lines of a view, each into as many tiles as the view's steps take. Returns whether the parts of every
-/// value are bf16 numbers; if not, the tiles are of no use.
-pub(crate) fn pack_strips(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+/// value are bf16 numbers; if so, all tiles have been written, if not, they are of no use.
+pub(crate) fn pack_strips(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, view: Mat<'_>) -> bool {
     let of_strip = parts.tiles(view.cols);
     if view.rows_are_contiguous() {
-        let strip = |(strip, tiles): (usize, &mut [Tile])| {
+        let strip = |(strip, tiles): (usize, &mut [MaybeUninit<Tile>])| {
             pack(tiles, side, parts, view.window([strip * LINES, 0], [LINES, view.cols]))
         };
         return tiles.chunks_exact_mut(of_strip).enumerate().all(strip);
@@ -82,14 +92,14 @@ pub(crate) fn pack_strips(tiles: &mut [Tile], side: Side, parts: Parts, view: Ma
     })
 }
 
-/// Packs a view of up to 16 lines into as many tiles as its steps take. Returns whether the parts of every value are bf16
-/// numbers; if not, the tiles are of no use.
+/// Packs a view of up to 16 lines into as many tiles as its steps take, all of which it writes. Returns whether the parts of every
+/// value are bf16 numbers; if not, the tiles are of no use.
 ///
 /// The values are asked, not their format, since what counts as a value may hold a folded scale, or be a
 /// gradient rounded to some other type: whatever the recipe, f32 numbers whose lower halves are zero are bf16.
 /// fp16 and tf32 have too many bits for one part, but not for two, and so do most NaN with a payload. Two parts do not hold
 /// infinity and NaN, nor what rounds to infinity: infinity times the parts of a number need not be infinity.
-pub(super) fn pack(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, view: Mat<'_>) -> bool {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 && (view.rows_are_contiguous() || view.t().rows_are_contiguous()) {
         // SAFETY: `isa` is never wider than what this CPU has.
@@ -103,7 +113,7 @@ pub(super) fn pack(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) 
 
 multiversion! {
     /// [`pack`] without instructions of its own.
-    fn pack_one(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+    fn pack_one(tiles: &mut [MaybeUninit<Tile>], side: Side, view: Mat<'_>) -> bool {
         let mut bits = 0;
         for (index, tile) in tiles.iter_mut().enumerate() {
             let squares = squares(view.window([0, index * STEPS], [LINES, STEPS]));
@@ -112,13 +122,13 @@ multiversion! {
                     bits |= x.to_bits();
                 }
             }
-            tile.0 = squares.pairs(side);
+            tile.write(Tile(squares.pairs(side)));
         }
         bits & 0xffff == 0
     }
 
     /// The same for two parts.
-    fn pack_two(tiles: &mut [Tile], side: Side, view: Mat<'_>) -> bool {
+    fn pack_two(tiles: &mut [MaybeUninit<Tile>], side: Side, view: Mat<'_>) -> bool {
         let mut bits = 0;
         for (index, tiles) in tiles.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let mut high = squares(view.window([0, index * STEPS], [LINES, STEPS]));
@@ -132,8 +142,8 @@ multiversion! {
                     }
                 }
             }
-            tiles[0].0 = high.pairs(side);
-            tiles[1].0 = low.pairs(side);
+            tiles[0].write(Tile(high.pairs(side)));
+            tiles[1].write(Tile(low.pairs(side)));
         }
         bits & 0xffff == 0
     }
@@ -182,14 +192,15 @@ impl Squares {
 fn squares(part: Mat<'_>) -> Squares {
     let by_line = part.rows_are_contiguous();
     let mut halves = [[[0.0; 16]; 16]; 2];
-    for row in 0..16 {
+    let [early, late] = &mut halves;
+    for (row, (early, late)) in early.iter_mut().zip(late).enumerate() {
         if by_line {
             let steps: [f32; STEPS] = part.padded_row(row);
-            halves[0][row].copy_from_slice(&steps[..PAIRS]);
-            halves[1][row].copy_from_slice(&steps[PAIRS..]);
+            early.copy_from_slice(&steps[..PAIRS]);
+            late.copy_from_slice(&steps[PAIRS..]);
         } else {
-            halves[0][row] = part.t().padded_row(row);
-            halves[1][row] = part.t().padded_row(row + PAIRS);
+            *early = part.t().padded_row(row);
+            *late = part.t().padded_row(row + PAIRS);
         }
     }
     Squares { halves, by_line }

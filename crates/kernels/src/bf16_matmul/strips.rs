@@ -43,29 +43,19 @@ impl Strips {
     fn pack_panels(
         b: Mat<'_>,
         parts: Parts,
-        pack: impl Fn(Mat<'_>, &mut [Tile]) -> bool + Sync,
+        pack: impl Fn(Mat<'_>, &mut [MaybeUninit<Tile>]) -> bool + Sync,
     ) -> Option<Self> {
         let len = parts.tiles(b.rows);
         let count = b.cols.div_ceil(BLOCK) * 2 * len;
         let mut tiles = Vec::<Tile>::with_capacity(count);
         let panels = tiles.spare_capacity_mut()[..count].par_chunks_exact_mut(2 * len.max(1));
-        let exact = panels.enumerate().all(|(panel, tiles)| {
-            // Zeros first, while they are in the cache of the core that packs.
-            let tiles = zeroed(tiles);
-            pack(b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]), tiles)
-        });
+        let exact = panels
+            .enumerate()
+            .all(|(panel, tiles)| pack(b.t().window([panel * BLOCK, 0], [BLOCK, b.rows]), tiles));
         if exact {
             // SAFETY: all panels have been written.
             unsafe { tiles.set_len(count) };
         }
         exact.then_some(Self { tiles, cols: b.cols, parts, len, pitch: len })
     }
-}
-
-fn zeroed(tiles: &mut [MaybeUninit<Tile>]) -> &mut [Tile] {
-    for tile in tiles.iter_mut() {
-        tile.write(Tile::ZERO);
-    }
-    // SAFETY: every tile has just been written, and MaybeUninit<Tile> has the layout of Tile.
-    unsafe { &mut *(std::ptr::from_mut(tiles) as *mut [Tile]) }
 }

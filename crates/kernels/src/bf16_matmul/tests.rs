@@ -41,7 +41,7 @@ fn on_tiles(factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
 }
 
 fn in_parts(parts: Parts, factor: f32, a: Mat<'_>, b: Mat<'_>) -> Option<Vec<f32>> {
-    products_on(unit(), parts, &[(factor, a, b)], UNFINISHED).map(|mut all| all.remove(0))
+    products_on(unit(), parts, &[(factor, a, b)], false, UNFINISHED).map(|mut all| all.remove(0))
 }
 
 /// How a matrix lies in memory.
@@ -116,7 +116,8 @@ fn bits_but_nan(values: &[f32]) -> Vec<Option<u32>> {
 /// The product against f64, against the plain unit, and in pools of 1, 2 and 3 threads.
 fn check(parts: Parts, factor: f32, a: &Matrix, b: &Matrix) {
     let c = in_parts(parts, factor, a.mat(), b.mat()).expect("the parts hold all numbers");
-    let plain = products_on(Plain, parts, &[(factor, a.mat(), b.mat())], UNFINISHED).unwrap().remove(0);
+    let plain =
+        products_on(Plain, parts, &[(factor, a.mat(), b.mat())], false, UNFINISHED).unwrap().remove(0);
     assert!(bits_but_nan(&c) == bits_but_nan(&plain), "the units agree");
     let ([rows, steps], cols) = (a.shape, b.shape[1]);
     assert_eq!(c.len(), rows * cols);
@@ -167,7 +168,7 @@ proptest! {
         let a = Matrix::new([m, k], Order::Rows, |row, col| value(row * k + col));
         let b = Matrix::new([k, n], Order::Columns, |row, col| value(1 + row * n + col));
         let c = on_tiles(0.5, a.mat(), b.mat()).unwrap();
-        let plain = products_on(Plain, Parts::One, &[(0.5, a.mat(), b.mat())], UNFINISHED).unwrap();
+        let plain = products_on(Plain, Parts::One, &[(0.5, a.mat(), b.mat())], false, UNFINISHED).unwrap();
         prop_assert_eq!(bits_but_nan(&c), bits_but_nan(&plain[0]));
     }
 }
@@ -216,11 +217,16 @@ fn several_products_at_once() {
     let cols = |number: usize| all[number].2.cols;
     let finish_rows =
         |number: usize, first: usize, rows: &mut [f32]| finish(number, first, cols(number), rows);
-    let together = products_on(unit(), Parts::One, &all, &finish_rows).unwrap();
-    for (number, ((factor, a, b), found)) in all.into_iter().zip(together).enumerate() {
-        let mut alone = on_tiles(factor, a, b).unwrap();
-        finish(number, 0, b.cols, &mut alone);
-        assert!(found == alone, "product {number}");
+    for rounded in [false, true] {
+        let together = products_on(unit(), Parts::One, &all, rounded, &finish_rows).unwrap();
+        for (number, ((factor, a, b), found)) in all.into_iter().zip(together).enumerate() {
+            let mut alone = on_tiles(factor, a, b).unwrap();
+            if rounded {
+                round_rows(&mut alone, NumericFormat::Bf16);
+            }
+            finish(number, 0, b.cols, &mut alone);
+            assert!(found == alone, "product {number}");
+        }
     }
     let [tall, taller] = [(5, 300), (6, 40)]
         .map(|(seed, cols)| Matrix::random(seed, Parts::One, [400, cols], Order::Rows, 3.0));
@@ -230,8 +236,9 @@ fn several_products_at_once() {
         let finish_rows = |number: usize, first: usize, rows: &mut [f32]| {
             finish(number, first, all[number].2.cols, rows);
         };
-        for (number, found) in f32_products(all, &finish_rows).iter().enumerate() {
-            let mut alone = f32_products(&all[number..=number], UNFINISHED).remove(0);
+        for (number, found) in f32_products(all, true, &finish_rows).iter().enumerate() {
+            let mut alone = f32_products(&all[number..=number], false, UNFINISHED).remove(0);
+            round_rows(&mut alone, NumericFormat::Bf16);
             finish(number, 0, all[number].2.cols.max(1), &mut alone);
             assert!(*found == alone, "product {number} of {}", all.len());
         }

@@ -4,7 +4,7 @@
 use super::{Matrix, QuantizedLinear, Role};
 use crate::Kernels;
 use crate::profile::{Part, Work, matmul_span, span};
-use crate::round::{round_in_place, round_rows};
+use crate::round::round_in_place;
 use crate::scaled_matmul::{Factor, Pair, scaled_products};
 use candle_core::{DType, Result};
 use numerics::{Contraction, NumericFormat, Operand, OuterScale, QuantSpec, RoundingMode, Scaling};
@@ -252,7 +252,7 @@ fn multiply(
             };
             pairs.iter().enumerate().map(one).collect()
         }
-        Kernels::Portable => scaled_products(pairs, |number, rows| round_rows(rows, output(number))),
+        Kernels::Portable => scaled_products(pairs, output),
     })
 }
 

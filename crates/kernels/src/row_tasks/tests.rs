@@ -78,7 +78,7 @@ mod tiles {
         let doubled = [&a, &b].map(|values| values.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
         let all =
             [(1.0, x, mat(&doubled[0], [D, WIDTHS[0]])), (1.0, x, mat(&doubled[1], [WIDTHS[1], D]).t())];
-        let expected = bf16_matmul::products_on(unit(), Parts::One, &all, bf16_matmul::UNFINISHED)
+        let expected = bf16_matmul::products_on(unit(), Parts::One, &all, false, bf16_matmul::UNFINISHED)
             .expect("bf16 holds them");
         same_bits_in_every_pool(|| {
             let found = by_rows(x, [&a, &b], Update::OVERWRITE);

@@ -3,13 +3,14 @@
 use super::{LINES, PAIRS, Parts, STEPS, Side, Tile};
 use crate::matmul::Mat;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Sixteen registers: a tile.
 type Rows = [__m512i; 16];
 
 /// As [`super::pack`], for a view whose lines or steps are neighbours in memory.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-pub(super) fn pack(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, view: Mat<'_>) -> bool {
     const OR: i32 = 0xfe; // of three bits, whether any is set
     let mut seen = _mm512_setzero_si512();
     match parts {
@@ -30,7 +31,7 @@ pub(super) fn pack(tiles: &mut [Tile], side: Side, parts: Parts, view: Mat<'_>) 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
 fn pack_parts<const PARTS: usize>(
-    tiles: &mut [Tile],
+    tiles: &mut [MaybeUninit<Tile>],
     side: Side,
     view: Mat<'_>,
     mut parts: impl FnMut(__m512i, __m512i) -> [__m512i; PARTS],
@@ -44,7 +45,8 @@ fn pack_parts<const PARTS: usize>(
             false => pairs_by_lines(part, tiles, &mut parts),
         }
         if by_line != (side == Side::Left) {
-            tiles.iter_mut().for_each(|tile| transpose(tile));
+            // SAFETY: all rows have just been written.
+            tiles.iter_mut().for_each(|tile| transpose(unsafe { tile.assume_init_mut() }));
         }
     }
 }
@@ -84,7 +86,7 @@ fn finite(x: __m512i) -> __m512i {
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
 fn lines_by_pairs<const PARTS: usize>(
     part: Mat<'_>,
-    tiles: &mut [Tile; PARTS],
+    tiles: &mut [MaybeUninit<Tile>; PARTS],
     parts: &mut impl FnMut(__m512i, __m512i) -> [__m512i; PARTS],
 ) {
     let (low, high) = (first(part.cols), first(part.cols.saturating_sub(16)));
@@ -104,10 +106,10 @@ fn lines_by_pairs<const PARTS: usize>(
 /// Writes this row of the tile of each part.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-fn write<const PARTS: usize>(tiles: &mut [Tile; PARTS], row: usize, parts: [__m512i; PARTS]) {
+fn write<const PARTS: usize>(tiles: &mut [MaybeUninit<Tile>; PARTS], row: usize, parts: [__m512i; PARTS]) {
     for (tile, part) in tiles.iter_mut().zip(parts) {
-        // SAFETY: a row of a tile is 64 bytes.
-        unsafe { _mm512_storeu_si512(tile.0[row].as_mut_ptr().cast(), part) };
+        // SAFETY: a tile has 16 rows of 64 bytes.
+        unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast::<__m512i>().add(row), part) };
     }
 }
 
@@ -119,7 +121,7 @@ const AHEAD: usize = STEPS;
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
 fn pairs_by_lines<const PARTS: usize>(
     part: Mat<'_>,
-    tiles: &mut [Tile; PARTS],
+    tiles: &mut [MaybeUninit<Tile>; PARTS],
     parts: &mut impl FnMut(__m512i, __m512i) -> [__m512i; PARTS],
 ) {
     let lines = first(part.rows);
