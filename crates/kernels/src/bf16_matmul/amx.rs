@@ -1,7 +1,7 @@
 //! Intel AMX: eight tiles of 16 rows of 64 bytes, and an instruction that multiplies two and adds to a third.
 
 use super::pack::Tile;
-use super::unit::{Start, Sums, TileUnit, Tiles, common_length};
+use super::unit::{Start, Sums, TileUnit, Tiles, common_length, common_steps};
 use numerics::simd::{Isa, isa};
 use std::arch::asm;
 use std::marker::PhantomData;
@@ -172,16 +172,15 @@ impl Tiles for Configured {
 
     /// A product loads the tiles of one operand and has those of the other from the product before it.
     fn multiply_split(&mut self, sums: &mut Sums, start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
-        let tiles = common_length(a, b);
-        assert!(tiles.is_multiple_of(2));
-        // SAFETY: as above, with two tiles behind each pointer at each of half as many steps.
+        let steps = common_steps(a, b);
+        // SAFETY: as above, with two tiles behind each pointer at each step.
         unsafe {
             sum_steps!(
                 sums,
                 start,
                 a,
                 b,
-                tiles / 2,
+                steps,
                 2048,
                 load_a!(0),
                 load_b!(1024),

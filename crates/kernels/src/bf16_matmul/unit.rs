@@ -72,6 +72,13 @@ pub(crate) fn common_length(a: [&[Tile]; 2], b: [&[Tile]; 2]) -> usize {
     length
 }
 
+/// The number of steps in each operand of [`Tiles::multiply_split`].
+pub(crate) fn common_steps(a: [&[Tile]; 2], b: [&[Tile]; 2]) -> usize {
+    let length = common_length(a, b);
+    assert!(length.is_multiple_of(2));
+    length / 2
+}
+
 /// The reference: the sums of TDPBF16PS in plain Rust.
 #[cfg(test)]
 #[derive(Clone, Copy)]
@@ -101,7 +108,7 @@ impl Tiles for Plain {
     }
 
     fn multiply_split(&mut self, sums: &mut Sums, mut start: Start, a: [&[Tile]; 2], b: [&[Tile]; 2]) {
-        for step in 0..common_length(a, b) / 2 {
+        for step in 0..common_steps(a, b) {
             for [of_a, of_b] in OF_TWO_PARTS {
                 let a = a.map(|tiles| &tiles[2 * step + of_a..][..1]);
                 let b = b.map(|tiles| &tiles[2 * step + of_b..][..1]);
