@@ -103,8 +103,8 @@ fn blocks_and_parts_do_not_mix() {
 #[test]
 #[should_panic(expected = "is_multiple_of(2)")]
 fn two_parts_come_in_pairs_of_tiles() {
-    let tiles = &[Tile::ZERO; 3][..];
-    unit().configure().multiply_split(&mut Sums::ZERO, Start::Zero, [tiles; 2], [tiles; 2]);
+    let (tiles, mut sums) = (&[Tile::ZERO; 3][..], Sums::ZERO);
+    unit().configure().multiply_split(&mut sums, Start::Zero, [tiles; 2], [tiles; 2]);
 }
 
 #[test]
