@@ -37,7 +37,7 @@ thread_local! {
     static BETWEEN: RefCell<Buffer> = const { RefCell::new(Buffer::new()) };
 }
 
-/// What the operands of products are.
+/// What the operands of products are; each kind holds those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operands {
     /// Numbers that bf16 holds.

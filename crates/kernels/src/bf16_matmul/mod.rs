@@ -237,14 +237,6 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
         Left::Rows(a) => (a.rows.div_ceil(BLOCK), parts.tiles(a.cols)),
         Left::Packed { tiles, len, pitch } => (tiles.len() / (2 * pitch), len),
     };
-    if len == 0 {
-        for Destination { update, rounded, c, .. } in results {
-            for (place, mut c) in c.cut([BLOCK; 2]) {
-                take(&Sums::ZERO, update.window(place, [BLOCK; 2]), *rounded, &mut c);
-            }
-        }
-        return true;
-    }
     let mut scratch = SCRATCH.take();
     let Scratch { left: buffer, sums } = &mut scratch;
     let cut = len > TILES_AT_ONCE;

@@ -26,7 +26,7 @@ impl OverRows {
     /// Room for all rows.
     pub(crate) fn new(side: Side, parts: Parts, rows: usize, cols: usize) -> Self {
         let mut all = Self { tiles: vec![], place: std::ptr::null_mut(), side, parts, rows, cols };
-        let (strips, len, pitch) = (all.strips(), parts.tiles(rows), all.pitch());
+        let (strips, len, pitch) = (all.strips(), all.len(), all.pitch());
         all.tiles.reserve_exact(strips * pitch);
         for strip in all.tiles.spare_capacity_mut().chunks_mut(pitch).take(strips) {
             strip[len..].fill(MaybeUninit::new(Tile::ZERO));
@@ -64,7 +64,7 @@ impl OverRows {
     /// # Safety
     /// All rows have been packed.
     pub(crate) unsafe fn packed(mut self) -> Strips {
-        let (strips, len, pitch) = (self.strips(), self.parts.tiles(self.rows), self.pitch());
+        let (strips, len, pitch) = (self.strips(), self.len(), self.pitch());
         // SAFETY: there is room for them, and with all rows all have been written; those between strips were at first.
         unsafe { self.tiles.set_len(strips * pitch) };
         Strips { tiles: self.tiles, cols: self.cols, parts: self.parts, len, pitch }
@@ -78,6 +78,11 @@ impl OverRows {
     /// Tiles from strip to strip: a task writes all of them at one step, and if they were a power of two apart they would share
     /// few places in a cache.
     fn pitch(&self) -> usize {
-        self.parts.tiles(self.rows) + 1
+        self.len() + 1
+    }
+
+    /// Tiles in a strip.
+    fn len(&self) -> usize {
+        self.parts.tiles(self.rows)
     }
 }
