@@ -61,12 +61,17 @@ pub mod reference;
 mod grid;
 mod sweep;
 
+mod bands;
+
 mod quantize;
+
+mod rows;
 
 mod health;
 
 mod error;
 
+pub use bands::Extent;
 pub use check::QuantError;
 pub use delayed::DelayedScale;
 pub use encode::Encoded;
@@ -74,7 +79,8 @@ pub use error::UnknownName;
 pub use format::{FormatSpec, Layout, NumericFormat, Specials};
 pub use health::{Health, health};
 pub use operand::{Operand, OuterScale};
-pub use quantize::{count_non_finite, quantize, round_rows, round_slice};
+pub use quantize::{count_non_finite, extent, quantize, round_rows, round_slice};
 pub use reference::{EncodedMatrix, StoredScales, encode_matrix};
 pub use rounding::{Overflow, Rounding, RoundingMode};
+pub use rows::RowQuantizer;
 pub use scaling::{Contraction, QuantSpec, ScaleKind, Scaling};

@@ -5,14 +5,15 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::averages::{MIN_AVERAGE, mean_abs, median_abs};
+use crate::bands::{BandScales, Bands, Extent};
 use crate::check::QuantError;
 use crate::format::NumericFormat;
 use crate::grid::Grid;
 use crate::operand::{Operand, OuterScale};
 use crate::rounding::{Overflow, Rounding};
-use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale, tile_scales};
+use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale};
 use crate::scaling::{Contraction, QuantSpec, Scaling};
-use crate::sweep::{spread, sweep_amax, sweep_in_place, sweep_non_finite, sweep_scaled, sweep_unscaled};
+use crate::sweep::{sweep_amax, sweep_in_place, sweep_non_finite, sweep_scaled, sweep_unscaled};
 
 /// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude
 /// and the rounding.
@@ -89,6 +90,11 @@ pub fn count_non_finite(values: &[f32]) -> u64 {
     values.chunks(TASK).map(sweep_non_finite).sum()
 }
 
+/// The largest finite magnitude, and the number of values that are not finite, on all threads.
+pub fn extent(values: &[f32]) -> Extent {
+    values.par_chunks(TASK).map(Extent::of).reduce(Extent::default, Extent::merge)
+}
+
 /// A checked request.
 struct Scaled<'a> {
     x: &'a [f32],
@@ -97,44 +103,6 @@ struct Scaled<'a> {
     contraction: Contraction,
     spec: &'a QuantSpec,
     rounding: Rounding,
-}
-
-/// The largest finite magnitude, as bits, and the number of elements that are not finite.
-#[derive(Clone, Copy, Default)]
-struct Extent {
-    amax: i32,
-    non_finite: u64,
-}
-
-impl Extent {
-    fn merge(self, other: Self) -> Self {
-        Self { amax: self.amax.max(other.amax), non_finite: self.non_finite + other.non_finite }
-    }
-}
-
-/// The scales of a band of tiles, spread over its columns.
-struct BandScales {
-    /// Per tile.
-    tile_folds: Vec<f32>,
-    /// Per column.
-    divisors: Vec<f32>,
-    /// Per column.
-    folds: Vec<f32>,
-}
-
-impl BandScales {
-    fn new(cols: usize, tile_cols: usize) -> Self {
-        Self { tile_folds: vec![1.0; cols / tile_cols], divisors: vec![1.0; cols], folds: vec![1.0; cols] }
-    }
-
-    /// Finds the scales of the tiles, keeps their divisors in `kept`, and spreads them over the columns.
-    fn fill(&mut self, rule: &ScaleRule, amax: &[i32], kept: &mut [f32]) {
-        tile_scales(rule, amax, kept, &mut self.tile_folds);
-        spread(kept, &mut self.divisors);
-        if rule.folds() {
-            spread(&self.tile_folds, &mut self.folds);
-        }
-    }
 }
 
 /// A vector of `len` values that `write` has written, every one of them.
@@ -194,10 +162,9 @@ impl Scaled<'_> {
     fn unscaled(&self) -> Operand {
         let grid = self.grid();
         let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
-            let mut amax = [0];
-            let non_finite = sweep_amax(x, x.len(), x.len(), &mut amax);
+            let extent = Extent::of(x);
             sweep_unscaled(x, out, &grid, self.rounding, first);
-            Extent { amax: amax[0], non_finite }
+            extent
         };
         let (values, extent) = written(self.x.len(), |values| {
             let tasks = Self::tasks(self.x, values, TASK, 0);
@@ -211,10 +178,9 @@ impl Scaled<'_> {
         let grid = self.grid();
         let (divisors, folds) = (vec![scale; self.cols], vec![1.0; self.cols]);
         let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
-            let mut amax = [0];
-            let non_finite = sweep_amax(x, self.cols, self.cols, &mut amax);
+            let extent = Extent::of(x);
             sweep_scaled(x, &divisors, &folds, out, &grid, self.rounding, first);
-            Extent { amax: amax[0], non_finite }
+            extent
         };
         let (values, extent) = written(self.x.len(), |values| {
             let tasks = Self::tasks(self.x, values, self.cols * self.task_rows(), 0);
@@ -248,28 +214,16 @@ impl Scaled<'_> {
         values: &mut [MaybeUninit<f32>],
         divisors: &mut [f32],
     ) -> Extent {
-        let (grid, cols) = (self.grid(), self.cols);
+        let (grid, rounding, cols) = (self.grid(), self.rounding, self.cols);
+        let bands = Bands { rule: *rule, grid, rounding, cols, tile_rows, tile_cols };
         let (band, across) = (tile_rows * cols, cols / tile_cols);
-        let bands = (TASK / band).max(1);
-        let quantize_bands = |(scales, amax): &mut (BandScales, Vec<i32>),
-                              ((x, out, first), kept): Task<'_>| {
-            let mut extent = Extent::default();
-            let parts =
-                x.chunks_exact(band).zip(out.chunks_exact_mut(band)).zip(kept.chunks_exact_mut(across));
-            for (i, ((x, out), kept)) in parts.enumerate() {
-                amax.fill(0);
-                let non_finite = sweep_amax(x, cols, tile_cols, amax);
-                scales.fill(rule, amax, kept);
-                let first = first.wrapping_add((i * band) as u32);
-                sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
-                let largest = amax.iter().copied().fold(0, i32::max);
-                extent = extent.merge(Extent { amax: largest, non_finite });
-            }
-            extent
+        let together = (TASK / band).max(1);
+        let quantize = |scales: &mut BandScales, ((x, out, first), kept): Task<'_>| {
+            bands.quantize(scales, x, out, first, kept)
         };
-        Self::tasks(self.x, values, bands * band, 0)
-            .zip(divisors.par_chunks_mut(bands * across))
-            .map_init(|| (BandScales::new(cols, tile_cols), vec![0; across]), quantize_bands)
+        Self::tasks(self.x, values, together * band, 0)
+            .zip(divisors.par_chunks_mut(together * across))
+            .map_init(|| bands.scales(), quantize)
             .reduce(Extent::default, Extent::merge)
     }
 
@@ -287,14 +241,14 @@ impl Scaled<'_> {
         let mut extent = Extent::default();
         let parts = self.x.chunks_exact(band).zip(values.chunks_exact_mut(band));
         for (i, ((x, out), kept)) in parts.zip(divisors.chunks_exact_mut(across)).enumerate() {
-            let mut amax = vec![0; across];
-            let non_finite = self.tall_amax(i * tile_rows..(i + 1) * tile_rows, tile_cols, &mut amax);
-            scales.fill(rule, &amax, kept);
+            let non_finite = self.tall_amax(i * tile_rows..(i + 1) * tile_rows, tile_cols, &mut scales.amax);
+            scales.fill(rule, kept);
             let tasks = Self::tasks(x, out, cols * self.task_rows(), i * band);
             tasks.for_each(|(x, out, first)| {
                 sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
             });
-            extent = extent.merge(Extent { amax: amax.into_iter().fold(0, i32::max), non_finite });
+            let amax = scales.amax.iter().copied().fold(0, i32::max);
+            extent = extent.merge(Extent { amax, non_finite });
         }
         extent
     }

@@ -23,17 +23,28 @@ fn finite(bits: i32) -> i32 {
     if bits < INFINITY_BITS { bits } else { 0 }
 }
 
-/// The largest finite magnitude of a run, as bits.
+/// The bits of a magnitude, or 0 if it is not finite; `ALL_FINITE` says that it is.
 #[inline(always)]
-fn run_amax(run: &[f32]) -> i32 {
-    run.iter().fold(0, |amax, &x| amax.max(finite(magnitude(x))))
+fn finite_magnitude<const ALL_FINITE: bool>(x: f32) -> i32 {
+    if ALL_FINITE { magnitude(x) } else { finite(magnitude(x)) }
 }
 
-/// The same for the short runs of NVFP4, halved by hand: the compiler would unroll the loop before it saw
-/// vectors.
+/// The largest finite magnitude of a run, as bits.
 #[inline(always)]
-fn run_amax_16(run: &[f32; 16]) -> i32 {
-    let mut lanes = run.map(|x| finite(magnitude(x)));
+fn run_amax<const ALL_FINITE: bool>(run: &[f32]) -> i32 {
+    run.iter().fold(0, |amax, x| amax.max(finite_magnitude::<ALL_FINITE>(*x)))
+}
+
+/// The same for the short runs of MX and NVFP4, sixteen at a time and halved by hand: the compiler would unroll the loop before it
+/// saw vectors.
+#[inline(always)]
+fn short_run_amax<const ALL_FINITE: bool>(run: &[f32]) -> i32 {
+    let mut lanes = [0; 16];
+    for part in run.as_chunks::<16>().0 {
+        for (lane, x) in lanes.iter_mut().zip(part) {
+            *lane = (*lane).max(finite_magnitude::<ALL_FINITE>(*x));
+        }
+    }
     let mut width = 8;
     while width > 0 {
         for lane in 0..width {
@@ -42,6 +53,34 @@ fn run_amax_16(run: &[f32; 16]) -> i32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// Raises the largest magnitudes of runs of `tile_cols` columns to those of a row.
+#[inline(always)]
+fn row_amax<const ALL_FINITE: bool>(row: &[f32], tile_cols: usize, amax: &mut [i32]) {
+    match tile_cols {
+        1 => {
+            for (amax, x) in amax.iter_mut().zip(row) {
+                *amax = (*amax).max(finite_magnitude::<ALL_FINITE>(*x));
+            }
+        }
+        // The usual blocks, with a length that the compiler knows.
+        16 => {
+            for (amax, run) in amax.iter_mut().zip(row.as_chunks::<16>().0) {
+                *amax = (*amax).max(short_run_amax::<ALL_FINITE>(run));
+            }
+        }
+        32 => {
+            for (amax, run) in amax.iter_mut().zip(row.as_chunks::<32>().0) {
+                *amax = (*amax).max(short_run_amax::<ALL_FINITE>(run));
+            }
+        }
+        _ => {
+            for (amax, run) in amax.iter_mut().zip(row.chunks_exact(tile_cols)) {
+                *amax = (*amax).max(run_amax::<ALL_FINITE>(run));
+            }
+        }
+    }
 }
 
 /// How many elements are not finite. A loop of its own: two sums in one loop over a short run would cost
@@ -58,22 +97,11 @@ multiversion! {
     pub(crate) fn sweep_amax(rows: &[f32], cols: usize, tile_cols: usize, amax: &mut [i32]) -> u64 {
         let mut non_finite = 0;
         for row in rows.chunks_exact(cols) {
-            non_finite += count_non_finite(row);
-            match tile_cols {
-                1 => {
-                    for (amax, &x) in amax.iter_mut().zip(row) {
-                        *amax = (*amax).max(finite(magnitude(x)));
-                    }
-                }
-                16 => {
-                    for (amax, run) in amax.iter_mut().zip(row.as_chunks::<16>().0) {
-                        *amax = (*amax).max(run_amax_16(run));
-                    }
-                }
-                _ => {
-                    for (amax, run) in amax.iter_mut().zip(row.chunks_exact(tile_cols)) {
-                        *amax = (*amax).max(run_amax(run));
-                    }
+            match count_non_finite(row) {
+                0 => row_amax::<true>(row, tile_cols, amax),
+                count => {
+                    non_finite += count;
+                    row_amax::<false>(row, tile_cols, amax);
                 }
             }
         }

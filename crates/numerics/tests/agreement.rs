@@ -1,8 +1,8 @@
 //! The fast path equals the reference, bit for bit, for everything that `QuantSpec::check` lets through.
 
 use numerics::{
-    Contraction, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, RoundingMode, ScaleKind,
-    Scaling, encode_matrix, quantize, reference, round_slice,
+    Contraction, Extent, NumericFormat, Operand, OuterScale, Overflow, QuantSpec, Rounding, RoundingMode,
+    RowQuantizer, ScaleKind, Scaling, encode_matrix, extent, quantize, reference, round_slice,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -126,6 +126,46 @@ proptest! {
             } else {
                 prop_assert_eq!(code, 0);
             }
+        }
+    }
+
+    /// Rows in parts are what they are together; there are none where rows have to wait for others, or sums to be cut.
+    #[test]
+    fn rows_are_quantised_alike_in_parts(
+        (spec, contraction, rows, cols, x) in case(),
+        key in any::<u64>(),
+        scale in prop_oneof![1e-3f32..10.0, Just(1e-30), Just(1e30)],
+        together in 1..5usize,
+    ) {
+        let whole = quantize(&x, rows, cols, contraction, &spec, key, given(&spec, scale)).unwrap();
+        let of_tensor = given(&spec, scale).or_else(|| spec.tensor_scale(extent(&x).amax()));
+        let by_row = matches!(spec.scaling, Scaling::Row) && contraction == Contraction::Columns;
+        let on_its_own = match spec.scaling {
+            Scaling::Row => by_row,
+            Scaling::None | Scaling::Tensor | Scaling::Delayed { .. } => true,
+            Scaling::Mx | Scaling::Nvfp4 | Scaling::Nvfp4Weight => true,
+            Scaling::Block { .. } | Scaling::Block2d { .. } | Scaling::Absmean | Scaling::Absmedian => false,
+        };
+        let quantizer = RowQuantizer::new(&spec, [rows, cols], contraction, key, of_tensor);
+        prop_assert_eq!(quantizer.is_some(), on_its_own);
+        if let Some(quantizer) = quantizer {
+            let mut values = vec![0.0; x.len()];
+            let (mut seen, mut scales) = (Extent::default(), vec![]);
+            let part = together * quantizer.unit();
+            let parts = x.chunks(part * cols).zip(values.chunks_mut(part * cols));
+            for (number, (x, values)) in parts.enumerate() {
+                let (of_part, outer) = quantizer.quantize(x, number * part, values);
+                seen = seen.merge(of_part);
+                match outer {
+                    OuterScale::PerLine(of_part) => scales.extend(of_part),
+                    other => prop_assert_eq!(&other, &whole.outer),
+                }
+            }
+            prop_assert_eq!(quantizer.scale().is_none(), by_row);
+            let outer = if by_row { OuterScale::PerLine(scales) } else { whole.outer.clone() };
+            let parts = Operand { values, outer, amax: seen.amax(), non_finite: seen.non_finite() };
+            prop_assert_eq!(operand_bits(&parts), operand_bits(&whole));
+            prop_assert_eq!(extent(&x), seen);
         }
     }
 
