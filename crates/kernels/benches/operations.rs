@@ -179,6 +179,8 @@ impl Observer for Nobody {
 
     fn passed(&self, _: Role, _: u64) {}
 
+    fn measured(&self, _: Role, _: &QuantSpec, _: f32) {}
+
     fn quantised(&self, _: Role, _: Matrix<'_>, _: &QuantSpec, _: &Operand) {}
 }
 

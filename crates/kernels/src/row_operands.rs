@@ -2,8 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::bf16_matmul::{OverRows, Side, Strips, packed_products};
-use crate::matmul::{Mat, MatMut};
-use crate::row_tasks::{Operands, RowUnit};
+use crate::matmul::{Mat, MatMut, scaled_products};
+use crate::row_tasks::RowUnit;
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -147,20 +147,18 @@ impl Made<'_> {
     }
 }
 
-/// aᵀ b for each pair, all of which have been made by one unit, on all threads of the current rayon pool.
-pub(crate) fn products_over_rows(
-    unit: RowUnit,
-    operands: Operands,
-    pairs: &[(&Made<'_>, &Made<'_>)],
-) -> Vec<Vec<f32>> {
+/// `factor` aᵀ b for each, all of which have been made by one unit, on all threads of the current rayon pool.
+pub(crate) fn products_over_rows(unit: RowUnit, pairs: &[(f32, &Made<'_>, &Made<'_>)]) -> Vec<Vec<f32>> {
     let products = match unit {
         RowUnit::F32(_) => {
-            let mats = pairs.iter().filter_map(|(a, b)| Some((a.mat()?.t(), b.mat()?)));
-            operands.products(mats)
+            let mats =
+                pairs.iter().filter_map(|(factor, a, b)| Some((*factor, a.mat()?.t(), b.mat()?, None)));
+            scaled_products(mats)
         }
         #[cfg(target_arch = "x86_64")]
         RowUnit::Tiles(unit, _) => {
-            let packed: Vec<_> = pairs.iter().filter_map(|(a, b)| Some((a.strips()?, b.strips()?))).collect();
+            let packed = pairs.iter().filter_map(|(factor, a, b)| Some((*factor, a.strips()?, b.strips()?)));
+            let packed: Vec<_> = packed.collect();
             packed_products(unit, &packed)
         }
     };

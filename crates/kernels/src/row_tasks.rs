@@ -23,7 +23,6 @@ pub(crate) const ROWS: usize = 96;
 
 /// On tiles, rows are a multiple of the steps of a tile, and fewer at most: what lies between products is as large as for kernels
 /// of f32, but waits for them a tenth of the time, and leaves more of the L2 cache to the weights.
-#[cfg(target_arch = "x86_64")]
 pub(crate) const ROW_UNIT_ON_TILES: usize = 32;
 #[cfg(target_arch = "x86_64")]
 const ROWS_ON_TILES: usize = 64;
@@ -186,6 +185,15 @@ impl RowUnit {
             return Some(Self::Tiles(unit, parts));
         }
         Kernel::fast().map(Self::F32)
+    }
+
+    /// Whether it is tiles.
+    pub(crate) fn is_on_tiles(self) -> bool {
+        match self {
+            Self::F32(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(..) => true,
+        }
     }
 
     /// Calls `f` with right operands, packed on all threads and each rounded by `round`, which is given its number and some of

@@ -28,7 +28,7 @@ impl<'a> Factor<'a> {
     }
 
     /// Its values as lines by steps.
-    fn mat(&self) -> Mat<'a> {
+    pub(crate) fn mat(&self) -> Mat<'a> {
         let mat = Mat::row_major(&self.operand.values, self.rows, self.cols);
         match self.contraction {
             Contraction::Columns => mat,
@@ -58,6 +58,11 @@ impl<'a> Factor<'a> {
             .map(|(l, s)| at(l, s))
             .collect();
         Tensor::from_vec(values, (lines, steps), &Device::Cpu)
+    }
+
+    /// The scales of all lines, which have no blocks.
+    pub(crate) fn line_scales(&self) -> Vec<f32> {
+        (0..self.mat().rows).map(|line| self.scale(line, 0)).collect()
     }
 
     /// The scale of a line in a block of steps.
@@ -179,7 +184,7 @@ type Multiply<'a> = dyn FnMut(usize, Mat<'_>, &mut MatMut<'_>) + 'a;
 
 multiversion! {
     /// c ← c of_a of_b, of a line and each of b.
-    fn scale(c: &mut [f32], of_a: f32, of_b: &[f32]) {
+    pub(crate) fn scale(c: &mut [f32], of_a: f32, of_b: &[f32]) {
         for (c, of_b) in c.iter_mut().zip(of_b) {
             *c *= of_a * of_b;
         }
@@ -211,10 +216,8 @@ fn unblocked(
         (OuterScale::Uniform(of_a), OuterScale::Uniform(of_b)) => Some(of_a * of_b),
         _ => None,
     };
-    let of_lines = |pair: &Pair<'_>| -> Vec<f32> {
-        let lines = if factor(pair).is_some() { 0 } else { pair.1.mat().rows };
-        (0..lines).map(|line| pair.1.scale(line, 0)).collect()
-    };
+    let of_lines =
+        |pair: &Pair<'_>| -> Vec<f32> { if factor(pair).is_some() { vec![] } else { pair.1.line_scales() } };
     let of_lines: Vec<_> = pairs.iter().map(of_lines).collect();
     let all: Vec<Product<'_>> =
         pairs.iter().map(|pair| (factor(pair).unwrap_or(1.0), pair.0.mat(), pair.1.mat().t())).collect();

@@ -209,11 +209,17 @@ impl Observer for LayerObserver {
         }
     }
 
+    fn measured(&self, role: Role, spec: &QuantSpec, amax: f32) {
+        if self.phase == Phase::Training {
+            self.with_history(role, spec, |history| history.push(amax));
+        }
+    }
+
     fn quantised(&self, role: Role, matrix: Matrix<'_>, spec: &QuantSpec, operand: &Operand) {
         if self.phase == Phase::Evaluation {
             return;
         }
-        self.with_history(role, spec, |history| history.push(operand.amax));
+        self.measured(role, spec, operand.amax);
         self.passed(role, operand.non_finite);
         if self.looks() && spec.format != NumericFormat::Fp32 {
             let Matrix { values, rows, cols } = matrix;

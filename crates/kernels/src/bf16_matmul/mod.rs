@@ -150,26 +150,27 @@ pub(crate) fn products_on(
     exact.into_inner().then_some(results)
 }
 
-/// aᵀ b for each pair of packed operands, of which the first is a left one, on all threads of the current rayon pool.
-pub(crate) fn packed_products(unit: impl TileUnit, all: &[(&Strips, &Strips)]) -> Vec<Vec<f32>> {
-    let mut results: Vec<_> = all.iter().map(|(a, b)| Vec::with_capacity(a.cols * b.cols)).collect();
+/// `factor` aᵀ b for each pair of packed operands, of which the first is a left one, on all threads of the current rayon pool.
+pub(crate) fn packed_products(unit: impl TileUnit, all: &[(f32, &Strips, &Strips)]) -> Vec<Vec<f32>> {
+    let mut results: Vec<_> = all.iter().map(|(_, a, b)| Vec::with_capacity(a.cols * b.cols)).collect();
     let mut tasks = vec![];
-    let blocks: usize = all.iter().map(|(a, _)| a.cols.div_ceil(BLOCK)).sum();
+    let blocks: usize = all.iter().map(|(_, a, _)| a.cols.div_ceil(BLOCK)).sum();
     let rows = BLOCK * blocks_per_task(blocks);
-    for ((a, b), c) in all.iter().zip(&mut results) {
+    for ((factor, a, b), c) in all.iter().zip(&mut results) {
         assert_eq!((a.len, a.parts), (b.len, b.parts));
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
         let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
         for tiles in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
             let c = c.take_rows(rows.min(c.shape()[0]));
-            let result = Destination { b, update: Update::OVERWRITE, rounded: false, c };
+            let update = Update { factor: *factor, ..Update::OVERWRITE };
+            let result = Destination { b, update, rounded: false, c };
             tasks.push((Left::Packed { tiles, len: a.len, pitch: a.pitch }, result));
         }
     }
     tasks.into_par_iter().for_each(|(left, result)| {
         multiply_left(unit, left, &mut [result]);
     });
-    for (c, (a, b)) in results.iter_mut().zip(all) {
+    for (c, (_, a, b)) in results.iter_mut().zip(all) {
         match a.len {
             0 => c.resize(a.cols * b.cols, 0.0),
             // SAFETY: all of it has been written.

@@ -267,7 +267,7 @@ fn products_over_rows_are_those_of_transposed_operands() {
                 // SAFETY: all rows are in some part.
                 unsafe { packed.packed() }
             });
-        let found = packed_products(unit(), &[(&a_strips, &b_strips), (&other_strips, &b_strips)]);
+        let found = packed_products(unit(), &[(1.0, &a_strips, &b_strips), (1.0, &other_strips, &b_strips)]);
         for (found, a) in found.iter().zip([&a, &other]) {
             let expected = in_parts(parts, 1.0, a.mat().t(), b.mat()).unwrap();
             assert!(*found == expected, "{rows} rows");

@@ -101,7 +101,7 @@ pub(super) struct Weights<'a> {
 impl OnSlices for Shaped {
     type Kept = Kept;
 
-    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
+    fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
         let AttentionBlock { norm, qkv, sub_norm, o, formats, scale, .. } = &self.block;
         let rows = AttentionRows::new(self, x, &w).filter(|rows| !rows.is_looked_at());
@@ -112,7 +112,7 @@ impl OnSlices for Shaped {
             }
             None => {
                 let (n, rstd) = norm.forward(x, w.norm, formats.compute);
-                let mut all = Projection::forward_each(&qkv.each_ref(), &n, &w.qkv)?.into_iter();
+                let mut all = Projection::forward_each(&qkv.each_ref(), &n, &w.qkv, keep)?.into_iter();
                 drop(n);
                 let [(mut queries, q_state), (mut keys, k_state), (values, v_state)] =
                     std::array::from_fn(|_| all.next().unwrap_or_default());
@@ -136,10 +136,10 @@ impl OnSlices for Shaped {
         if let Some(norm) = sub_norm {
             let (normed, rstd) = norm.forward(&out, w.sub_norm, formats.compute);
             sub_rstd = rstd;
-            (y, o_state) = o.forward_onto(x, &normed, w.o)?;
+            (y, o_state) = o.forward_onto(x, &normed, w.o, keep)?;
         } else {
             sub_rstd = vec![];
-            (y, o_state) = o.forward_onto(x, &out, w.o)?;
+            (y, o_state) = o.forward_onto(x, &out, w.o, keep)?;
         }
         round_in_place(&mut y, formats.residual);
         let kept = Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: false };
@@ -156,7 +156,7 @@ impl OnSlices for Shaped {
             return rows.back(kept, grad, &of_output, of_qkv);
         }
         let grad = rounded(grad, formats.residual);
-        let outward = Backward::new(&[o], &[&kept.o_state], &[w.o], &[&grad])?;
+        let mut outward = Backward::new(&[o], &[&kept.o_state], &[w.o], &[&grad])?;
         let (mut of_out, mut of_sub_norm, mut normed) = (outward.input_gradient()?, None, vec![]);
         if sub_norm.is_some() {
             if outward.reads_input() {
@@ -173,7 +173,7 @@ impl OnSlices for Shaped {
         round_in_place(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
         let dys = [&of_q[..], &of_k, &of_v];
-        let inward = Backward::new(&qkv.each_ref(), &kept.qkv_states.each_ref(), &w.qkv, &dys)?;
+        let mut inward = Backward::new(&qkv.each_ref(), &kept.qkv_states.each_ref(), &w.qkv, &dys)?;
         let of_n = inward.input_gradient()?;
         let mut n = vec![];
         if inward.reads_input() {

@@ -13,7 +13,7 @@ use crate::rms_norm;
 use crate::rope::rotate_rows;
 use crate::round::round_rows;
 use crate::row_operands::{Factor, Made, ToMake, products_over_rows};
-use crate::row_tasks::{Operands, RowTask, RowUnit};
+use crate::row_tasks::{RowTask, RowUnit};
 use candle_core::Result;
 
 /// A block that rounds every value on its own, if any, without a norm before its output projection, with weights that are
@@ -22,7 +22,6 @@ pub(super) struct AttentionRows<'a> {
     shaped: &'a Shaped,
     w: &'a Weights<'a>,
     unit: RowUnit,
-    operands: Operands,
     /// Formats of queries, keys and values.
     inward: RowFormats<'a>,
     /// Formats of the output projection.
@@ -55,7 +54,7 @@ impl<'a> AttentionRows<'a> {
         let n = x.len() / d.max(1);
         let operands = inward.operands().max(outward.operands());
         let unit = RowUnit::new(n, &qkv(w, d).map(Mat::t), operands)?;
-        Some(Self { shaped, w, unit, operands, inward, outward, x, n, d })
+        Some(Self { shaped, w, unit, inward, outward, x, n, d })
     }
 
     /// Whether somebody wants to see operands whole.
@@ -234,7 +233,7 @@ impl<'a> AttentionRows<'a> {
         let of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
             let [of_y, out] = of_output;
             let pairs = [(&of_q, &normed), (&of_k, &normed), (&of_v, &normed), (of_y, out)];
-            products_over_rows(unit, self.operands, &pairs)
+            products_over_rows(unit, &pairs.map(|(dy, x)| (1.0, dy, x)))
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
         Ok(Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() })

@@ -92,14 +92,14 @@ pub(super) struct Weights<'a> {
 impl OnSlices for FfnBlock {
     type Kept = Kept;
 
-    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Kept)> {
+    fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
         if let Some(block) = FfnRows::new(self, x, &w).filter(|block| !block.is_looked_at()) {
             return Ok(block.run());
         }
         let FfnBlock { norm, sub_norm, down, formats, .. } = self;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
-        let mut branches = Projection::forward_each(&self.branches(), &n, &w.branches())?;
+        let mut branches = Projection::forward_each(&self.branches(), &n, &w.branches(), keep)?;
         drop(n);
         let (up, up_state) = branches.pop().unwrap_or_default();
         let (gate, gate_state) = match branches.pop() {
@@ -111,7 +111,7 @@ impl OnSlices for FfnBlock {
         if let Some(norm) = sub_norm {
             (hidden, sub_rstd) = norm.forward(&hidden, w.sub_norm, formats.compute);
         }
-        let (mut y, down_state) = down.forward_onto(x, &hidden, w.down)?;
+        let (mut y, down_state) = down.forward_onto(x, &hidden, w.down, keep)?;
         round_in_place(&mut y, formats.residual);
         let states = [gate_state, up_state, down_state];
         Ok((y, Kept { rstd, gate, up, sub_rstd, states, by_rows: false }))
@@ -124,7 +124,7 @@ impl OnSlices for FfnBlock {
         }
         let Self { sub_norm, down, formats, .. } = self;
         let grad = rounded(grad, formats.residual);
-        let outward = Backward::new(&[down], &[&kept.states[2]], &[w.down], &[&grad])?;
+        let mut outward = Backward::new(&[down], &[&kept.states[2]], &[w.down], &[&grad])?;
         // The gradient first, so that the hidden state is made again in the pass that goes on from it.
         let (mut dy, mut of_sub_norm, mut normed) = (outward.input_gradient()?, None, vec![]);
         if sub_norm.is_some() {
@@ -142,7 +142,7 @@ impl OnSlices for FfnBlock {
         let branches = self.branches();
         let states = &kept.states.each_ref()[2 - branches.len()..2];
         let dys: Vec<_> = of_gate.iter().chain([&of_up]).map(|dy| &dy[..]).collect();
-        let inward = Backward::new(&branches, states, &w.branches(), &dys)?;
+        let mut inward = Backward::new(&branches, states, &w.branches(), &dys)?;
         let of_n = inward.input_gradient()?;
         let mut n = vec![];
         if inward.reads_input() {

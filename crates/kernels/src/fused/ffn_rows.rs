@@ -12,7 +12,7 @@ use crate::quantized::Role;
 use crate::rms_norm;
 use crate::round::round_rows;
 use crate::row_operands::{Factor, ToMake, products_over_rows};
-use crate::row_tasks::{Operands, RowTask, RowUnit};
+use crate::row_tasks::{RowTask, RowUnit};
 
 /// A block that rounds every value on its own, if any, without a norm before its down projection, with weights that are packed
 /// together.
@@ -20,7 +20,6 @@ pub(super) struct FfnRows<'a> {
     block: &'a FfnBlock,
     w: &'a Weights<'a>,
     unit: RowUnit,
-    operands: Operands,
     /// Formats of the projections into the hidden state.
     inward: RowFormats<'a>,
     /// Formats of the projection out of it.
@@ -58,7 +57,7 @@ impl<'a> FfnRows<'a> {
         let (n, d_gate) = (x.len() / d.max(1), if gate.is_some() { d_ff } else { 0 });
         let operands = inward.operands().max(outward.operands());
         let unit = RowUnit::new(n, &transposed(right(w, [d, d_ff])), operands)?;
-        Some(Self { block, w, unit, operands, inward, outward, x, n, d, d_ff, d_gate })
+        Some(Self { block, w, unit, inward, outward, x, n, d, d_ff, d_gate })
     }
 
     /// Whether somebody wants to see operands whole.
@@ -189,9 +188,9 @@ impl<'a> FfnRows<'a> {
         let branches = if d_gate > 0 { vec![&of_gate, &of_up] } else { vec![&of_up] };
         // As many multiplications as one product of this shape.
         let of_products = matmul_span(Part::MatmulWeight, [d_ff + d_gate + d_ff, n, d], || {
-            let of_branches = branches.into_iter().map(|dy| (dy, &normed));
-            let pairs: Vec<_> = of_branches.chain([(&of_y, &hidden)]).collect();
-            products_over_rows(self.unit, self.operands, &pairs)
+            let of_branches = branches.into_iter().map(|dy| (1.0, dy, &normed));
+            let pairs: Vec<_> = of_branches.chain([(1.0, &of_y, &hidden)]).collect();
+            products_over_rows(self.unit, &pairs)
         });
         let of_norm = rms_norm::sum_partial_dw(d, partial);
         Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() }

@@ -4,7 +4,10 @@ use crate::Kernels;
 use crate::buffers::add_all;
 use crate::matmul::{Mat, products, sum_of_products};
 use crate::profile::{Part, Work, matmul_span, span};
-use crate::quantized::{self, BackwardPass, Computation, Kept, Matrix, QuantizedLinear};
+use crate::quantized::{
+    self, BackwardPass, Computation, Matrix, QuantizedLinear, RowGradients, RowKept, RowMaps,
+};
+use crate::row_operands::products_over_rows;
 use candle_core::{Result, Tensor};
 use std::slice;
 
@@ -20,20 +23,27 @@ pub struct Projection {
 /// What a product keeps for its backward pass: nothing in f32.
 pub(super) type State = Option<Kept>;
 
+/// What a product below f32 keeps.
+pub(super) enum Kept {
+    /// Its operands, as they were quantised whole.
+    Whole(quantized::Kept),
+    /// What tasks made of them by rows.
+    ByRows(RowKept),
+}
+
 impl Projection {
     fn matrix<'a>(&self, w: &'a [f32]) -> Result<Matrix<'a>> {
         let (rows, cols) = self.weight.dims2()?;
         Ok(Matrix { values: w, rows, cols })
     }
 
-    /// y = x wᵀ for row-major x.
-    pub(super) fn forward(&self, x: &[f32], w: &[f32]) -> Result<(Vec<f32>, State)> {
-        let mut all = Self::forward_each(&[self], x, &[w])?;
-        all.pop().ok_or_else(missing)
-    }
-
-    /// y = x wᵀ of several projections of one x.
-    pub(super) fn forward_each(all: &[&Self], x: &[f32], ws: &[&[f32]]) -> Result<Vec<(Vec<f32>, State)>> {
+    /// y = x wᵀ of several projections of one row-major x. States are for a backward pass, if they are to be kept.
+    pub(super) fn forward_each(
+        all: &[&Self],
+        x: &[f32],
+        ws: &[&[f32]],
+        keep: bool,
+    ) -> Result<Vec<(Vec<f32>, State)>> {
         let ws = Self::matrices(all, ws)?;
         let x = Matrix { values: x, rows: x.len() / ws[0].cols, cols: ws[0].cols };
         let Some(computation) = Self::low(all)? else {
@@ -42,8 +52,26 @@ impl Projection {
             let ys = matmul_span(Part::MatmulForward, shape, || products(pairs));
             return Ok(ys.into_iter().map(|y| (y, None)).collect());
         };
-        let (ys, kept) = computation.forward(x, &ws)?;
-        Ok(ys.into_iter().zip(kept.into_iter().map(Some)).collect())
+        Self::forward_low(&computation, x, &ws, None, keep)
+    }
+
+    /// The same below f32; `residual` is added to each.
+    fn forward_low(
+        computation: &Computation<'_>,
+        x: Matrix<'_>,
+        ws: &[Matrix<'_>],
+        residual: Option<&[f32]>,
+        keep: bool,
+    ) -> Result<Vec<(Vec<f32>, State)>> {
+        if let Some(rows) = RowMaps::new(computation, x.rows, ws) {
+            let (ys, kept) = rows.forward(x, ws, residual, keep)?;
+            return Ok(ys.into_iter().zip(kept.into_iter().map(|kept| Some(Kept::ByRows(kept)))).collect());
+        }
+        let (mut ys, kept) = computation.forward(x, ws)?;
+        if let Some(residual) = residual {
+            ys.iter_mut().for_each(|y| add(y, residual));
+        }
+        Ok(ys.into_iter().zip(kept.into_iter().map(|kept| Some(Kept::Whole(kept)))).collect())
     }
 
     /// How projections of one x are computed, if it is not in f32.
@@ -56,15 +84,20 @@ impl Projection {
         }
     }
 
-    /// `residual` + x wᵀ.
-    pub(super) fn forward_onto(&self, residual: &[f32], x: &[f32], w: &[f32]) -> Result<(Vec<f32>, State)> {
-        if self.low.is_some() {
-            let (mut y, state) = self.forward(x, w)?;
-            add(&mut y, residual);
-            return Ok((y, state));
-        }
+    /// `residual` + x wᵀ, as [`Projection::forward_each`].
+    pub(super) fn forward_onto(
+        &self,
+        residual: &[f32],
+        x: &[f32],
+        w: &[f32],
+        keep: bool,
+    ) -> Result<(Vec<f32>, State)> {
         let w = self.matrix(w)?;
         let x = Matrix { values: x, rows: x.len() / w.cols, cols: w.cols };
+        if let Some(computation) = Self::low(&[self])? {
+            let mut all = Self::forward_low(&computation, x, &[w], Some(residual), keep)?;
+            return all.pop().ok_or_else(missing);
+        }
         let (shape, pairs) = ([x.rows, x.cols, w.rows], vec![(mat(x), mat(w).t())]);
         Ok((matmul_span(Part::MatmulForward, shape, || sum_of_products(Some(residual), pairs)), None))
     }
@@ -84,8 +117,17 @@ impl Projection {
 pub(super) struct Backward<'a> {
     ws: Vec<Matrix<'a>>,
     dys: Vec<Matrix<'a>>,
-    /// Of products below f32.
-    low: Option<BackwardPass<'a>>,
+    way: Way<'a>,
+}
+
+/// How gradients are computed.
+enum Way<'a> {
+    /// In f32.
+    Full,
+    /// Below f32, from operands that are quantised whole.
+    Whole(BackwardPass<'a>),
+    /// By tasks that quantise rows, which have found the gradient of x too.
+    ByRows(Option<Vec<f32>>, RowGradients),
 }
 
 impl<'a> Backward<'a> {
@@ -100,32 +142,38 @@ impl<'a> Backward<'a> {
         let of_dy =
             |(dy, w): (&&'a [f32], &Matrix<'_>)| Matrix { values: dy, rows: dy.len() / w.rows, cols: w.rows };
         let dys: Vec<_> = dys.iter().zip(&ws).map(of_dy).collect();
-        let low = match Projection::low(all)? {
-            Some(computation) => {
-                let kept: Option<Vec<&Kept>> = states.iter().map(|state| state.as_ref()).collect();
-                Some(BackwardPass::new(computation, kept.ok_or_else(missing)?, ws.clone(), dys.clone())?)
-            }
-            None => None,
+        let way = match Projection::low(all)? {
+            Some(computation) => Way::low(computation, states, &ws, &dys)?,
+            None => Way::Full,
         };
-        Ok(Self { ws, dys, low })
+        Ok(Self { ws, dys, way })
     }
 
     /// Whether [`weight_gradients`] reads x: products below f32 may have kept what they need of it.
     pub(super) fn reads_input(&self) -> bool {
-        self.low.as_ref().is_none_or(BackwardPass::reads_input)
+        match &self.way {
+            Way::Full => true,
+            Way::Whole(pass) => pass.reads_input(),
+            Way::ByRows(..) => false,
+        }
     }
 
-    /// The gradient of x, the sum of those by each projection.
-    pub(super) fn input_gradient(&self) -> Result<Vec<f32>> {
-        let Some(low) = &self.low else {
-            let pairs = self.dys.iter().zip(&self.ws).map(|(dy, w)| (mat(*dy), mat(*w))).collect();
-            let shape = [self.dys[0].rows, rows(&self.ws), self.ws[0].cols];
-            return Ok(matmul_span(Part::MatmulInput, shape, || sum_of_products(None, pairs)));
-        };
-        let mut dxs = low.input_gradients()?.into_iter();
-        let mut dx = dxs.next().ok_or_else(missing)?;
-        dxs.for_each(|more| add(&mut dx, &more));
-        Ok(dx)
+    /// The gradient of x, the sum of those by each projection; once.
+    pub(super) fn input_gradient(&mut self) -> Result<Vec<f32>> {
+        match &mut self.way {
+            Way::Full => {
+                let pairs = self.dys.iter().zip(&self.ws).map(|(dy, w)| (mat(*dy), mat(*w))).collect();
+                let shape = [self.dys[0].rows, rows(&self.ws), self.ws[0].cols];
+                Ok(matmul_span(Part::MatmulInput, shape, || sum_of_products(None, pairs)))
+            }
+            Way::Whole(pass) => {
+                let mut dxs = pass.input_gradients()?.into_iter();
+                let mut dx = dxs.next().ok_or_else(missing)?;
+                dxs.for_each(|more| add(&mut dx, &more));
+                Ok(dx)
+            }
+            Way::ByRows(dx, _) => dx.take().ok_or_else(missing),
+        }
     }
 
     /// x as a matrix, which may be empty where it is not read.
@@ -134,28 +182,59 @@ impl<'a> Backward<'a> {
     }
 }
 
+impl<'a> Way<'a> {
+    /// Below f32, as the forward pass went.
+    fn low(
+        computation: Computation<'a>,
+        states: &[&'a State],
+        ws: &[Matrix<'a>],
+        dys: &[Matrix<'a>],
+    ) -> Result<Self> {
+        let (mut whole, mut by_rows) = (vec![], vec![]);
+        for state in states {
+            match state {
+                Some(Kept::Whole(kept)) => whole.push(kept),
+                Some(Kept::ByRows(kept)) => by_rows.push(kept),
+                None => return Err(missing()),
+            }
+        }
+        if by_rows.is_empty() {
+            return Ok(Self::Whole(BackwardPass::new(computation, whole, ws.to_vec(), dys.to_vec())?));
+        }
+        let rows = RowMaps::new(&computation, dys[0].rows, ws).ok_or_else(missing)?;
+        let (dx, gradients) = rows.backward(&by_rows, ws, dys)?;
+        Ok(Self::ByRows(Some(dx), gradients))
+    }
+}
+
 /// The gradients of the weights of projections of one x after those of another, each with its x, which may be empty where it
 /// is not read.
 pub(super) fn weight_gradients(all: &[(&Backward<'_>, &[f32])]) -> Result<Vec<Vec<f32>>> {
-    let (mut pairs, mut passes) = (vec![], vec![]);
+    let (mut pairs, mut passes, mut by_rows) = (vec![], vec![], vec![]);
     for (backward, x) in all {
         let x = backward.input(x);
-        match &backward.low {
-            Some(low) => passes.push((low, x)),
-            None => pairs.extend(backward.dys.iter().map(|dy| (mat(*dy).t(), mat(x)))),
+        match &backward.way {
+            Way::Full => pairs.extend(backward.dys.iter().map(|dy| (mat(*dy).t(), mat(x)))),
+            Way::Whole(pass) => passes.push((pass, x)),
+            Way::ByRows(_, gradients) => by_rows.push(gradients),
         }
     }
-    if pairs.is_empty() {
-        return quantized::weight_gradients(&passes);
-    }
-    if !passes.is_empty() {
-        let alone = all.iter().map(|one| weight_gradients(slice::from_ref(one)));
-        return Ok(alone.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect());
-    }
-    let [n, d] = pairs.first().map_or([0, 0], |(_, x)| [x.rows, x.cols]);
     // As many multiplications as one product of this shape.
-    let results: usize = pairs.iter().map(|(dy, x)| dy.rows * x.cols).sum();
-    Ok(matmul_span(Part::MatmulWeight, [results / d.max(1), n, d], || products(pairs)))
+    let [n, d] = all.first().map_or([0, 0], |(of, _)| [of.dys[0].rows, of.ws[0].cols]);
+    let results: usize = all.iter().flat_map(|(of, _)| &of.ws).map(|w| w.rows * w.cols).sum();
+    let shape = [results / d.max(1), n, d];
+    match (&pairs[..], &passes[..], &by_rows[..]) {
+        (_, [], []) => Ok(matmul_span(Part::MatmulWeight, shape, || products(pairs))),
+        ([], _, []) => quantized::weight_gradients(&passes),
+        ([], [], [first, ..]) => Ok(matmul_span(Part::MatmulWeight, shape, || {
+            let pairs: Vec<_> = by_rows.iter().flat_map(|gradients| gradients.pairs()).collect();
+            products_over_rows(first.unit(), &pairs)
+        })),
+        _ => {
+            let alone = all.iter().map(|one| weight_gradients(slice::from_ref(one)));
+            Ok(alone.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        }
+    }
 }
 
 /// Rows of all matrices.

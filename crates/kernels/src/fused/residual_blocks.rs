@@ -45,8 +45,8 @@ pub(super) trait OnSlices: Send + Sync + 'static {
     /// Values of the forward pass that the backward pass needs.
     type Kept: Send + Sync;
 
-    /// The block's result, of the shape of x.
-    fn run(&self, x: &[f32], weights: &[&[f32]]) -> Result<(Vec<f32>, Self::Kept)>;
+    /// The block's result, of the shape of x, and what its backward pass needs, which is whole if it is to be kept.
+    fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<(Vec<f32>, Self::Kept)>;
 
     /// The gradient of x, and those of the weights, from that of the result.
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Self::Kept, grad: &[f32]) -> Result<Gradients>;
@@ -88,7 +88,7 @@ trait Keeping: Send + Sync {
 
 impl<B: OnSlices> Keeping for Keeper<B> {
     fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<Vec<f32>> {
-        let (y, kept) = self.block.run(x, weights)?;
+        let (y, kept) = self.block.run(x, weights, keep)?;
         if keep {
             self.kept.get_or_init(|| kept);
         }
@@ -98,7 +98,7 @@ impl<B: OnSlices> Keeping for Keeper<B> {
     fn back(&self, x: &[f32], weights: &[&[f32]], grad: &[f32]) -> Result<Gradients> {
         match self.kept.get() {
             Some(kept) => self.block.back(x, weights, kept, grad),
-            None => self.block.back(x, weights, &self.block.run(x, weights)?.1, grad),
+            None => self.block.back(x, weights, &self.block.run(x, weights, true)?.1, grad),
         }
     }
 }

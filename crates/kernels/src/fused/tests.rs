@@ -180,12 +180,50 @@ fn low_rows_agree(case: &Case, tiles: bool) -> Result<()> {
     same_bits_in_every_pool(|| all(case, true))
 }
 
+/// Recipes with scales that rows have for themselves, or that are known before, on tiles: values and gradients bit for bit those of
+/// operands that are quantised whole, in any number of threads, and with or without a backward pass to come.
+#[test]
+fn rows_with_scales_agree_with_being_looked_at() -> Result<()> {
+    let recipes =
+        [Recipe::Int8, Recipe::Current, Recipe::Delayed, Recipe::Mx, Recipe::Nvfp4, Recipe::Ternary];
+    for case in recipes.into_iter().flat_map(Case::all) {
+        let looking =
+            Case { counter: Arc::new(Counter { looks: true, ..Counter::default() }), ..case.clone() };
+        // Blocks fit, and the last task has fewer rows.
+        let (n, d, d_ff, h) = (160, 64, 96, 2);
+        let ffn = case.ffn_inputs(&[n], d, d_ff)?;
+        let attention = case.attention_inputs([2, n / 2, h, d / h])?;
+        let fused = |case: &Case, ffn: &[Tensor]| case.ffn(Some(Saving::Keep), Kernels::Portable, ffn);
+        let attend =
+            |case: &Case, inputs: &[Tensor]| case.attention(Some(Saving::Keep), Kernels::Portable, h, inputs);
+        let values = |case: &Case| -> Result<Vec<Tensor>> {
+            let of_ffn = value_and_gradients(|x| fused(case, x), &ffn)?;
+            let of_attention = value_and_gradients(|x| attend(case, x), &attention)?;
+            let forward_only = [fused(case, &ffn)?, attend(case, &attention)?];
+            assert_eq!(bits(&forward_only[0])?, bits(&of_ffn[0])?);
+            assert_eq!(bits(&forward_only[1])?, bits(&of_attention[0])?);
+            Ok([of_ffn, of_attention].concat())
+        };
+        let by_rows = on_forced_tiles(|| values(&case))?;
+        if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+            assert!(case.counter.measured.load(Ordering::Relaxed) > 0, "{case:?} goes by rows");
+        }
+        let whole = on_forced_tiles(|| values(&looking))?;
+        assert_eq!(looking.counter.measured.load(Ordering::Relaxed), 0);
+        for (by_rows, whole) in by_rows.iter().zip(&whole) {
+            assert!(bits(by_rows)? == bits(whole)?, "{case:?}");
+        }
+        same_bits_in_every_pool(|| on_forced_tiles(|| values(&case)))?;
+    }
+    Ok(())
+}
+
 /// What is not finite is counted as often where rows go by as where operands are shown.
 #[test]
 fn what_is_not_finite_is_counted_in_rows_too() -> Result<()> {
-    let counted = |looks: bool, fused: bool| -> Result<[u64; 3]> {
+    let counted = |recipe: Recipe, looks: bool, fused: bool| -> Result<[u64; 3]> {
         let counter = Arc::new(Counter { looks, ..Counter::default() });
-        let case = Case { counter: counter.clone(), ..Case::new(Recipe::Bf16) };
+        let case = Case { counter: counter.clone(), ..Case::new(recipe) };
         let mut ffn = case.ffn_inputs(&[50], 48, 72)?;
         ffn[0] = ffn[0].slice_assign(&[3..4, 5..6], &Tensor::full(f32::NAN, (1, 1), ffn[0].device())?)?;
         ffn[3] =
@@ -201,10 +239,14 @@ fn what_is_not_finite_is_counted_in_rows_too() -> Result<()> {
         )?;
         Ok(counter.non_finite.each_ref().map(|count| count.load(Ordering::Relaxed)))
     };
-    let expected = counted(false, false)?;
-    assert!(expected.iter().all(|count| *count > 0), "{expected:?}");
-    assert_eq!(counted(false, true)?, expected);
-    assert_eq!(counted(true, true)?, expected);
+    for recipe in [Recipe::Bf16, Recipe::Current, Recipe::Int8] {
+        let expected = counted(recipe, false, false)?;
+        assert!(expected.iter().all(|count| *count > 0), "{expected:?}");
+        for looks in [false, true] {
+            assert_eq!(counted(recipe, looks, true)?, expected);
+            assert_eq!(on_forced_tiles(|| counted(recipe, looks, true))?, expected);
+        }
+    }
     Ok(())
 }
 

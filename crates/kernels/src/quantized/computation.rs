@@ -54,7 +54,7 @@ impl Computation<'_> {
         Ok((ys, kept.map(|((input, weight), smoothing)| Kept { input, weight, smoothing }).collect()))
     }
 
-    fn quantise_and_tell(&self, role: Role, matrices: &[Matrix<'_>]) -> Result<Vec<Arc<Operand>>> {
+    pub(super) fn quantise_and_tell(&self, role: Role, matrices: &[Matrix<'_>]) -> Result<Vec<Arc<Operand>>> {
         let mut operands: Vec<(QuantSpec, Option<f32>, Arc<Operand>)> = vec![];
         for (how, matrix) in self.maps.iter().zip(matrices) {
             let (spec, scale) = how.with_scale(role);
@@ -94,7 +94,7 @@ impl Computation<'_> {
 
     /// The operands of backward products that sum over the rows of `matrices`, made again where they have to be. `factors`
     /// multiply their columns first.
-    fn for_backward(
+    pub(super) fn for_backward(
         &self,
         role: Role,
         forward: &[&Arc<Operand>],
@@ -257,7 +257,7 @@ fn multiply(
 }
 
 /// An operand of a product that sums along a matrix, which it was quantised from.
-fn factor<'a>(operand: &'a Operand, of: Matrix<'_>, along: Contraction) -> Factor<'a> {
+pub(super) fn factor<'a>(operand: &'a Operand, of: Matrix<'_>, along: Contraction) -> Factor<'a> {
     Factor::new(operand, of.rows, of.cols, along)
 }
 

@@ -13,8 +13,10 @@
 //! training (Bengio et al. 2013, arXiv 1308.3432). Rounding itself always has derivative 1, also where it
 //! saturates.
 
+mod by_rows;
 mod computation;
 
+pub(crate) use by_rows::{RowGradients, RowKept, RowMaps};
 pub(crate) use computation::{BackwardPass, Computation, Kept, weight_gradients};
 
 use crate::Kernels;
@@ -71,12 +73,15 @@ pub trait Observer: Send + Sync + Debug {
     /// Key of the random bits for this operand in this pass, under stochastic rounding.
     fn key(&self, role: Role) -> u64;
 
-    /// Whether operands are to be shown whole. If not, those whose values are rounded one by one may go by in parts, and only
-    /// [`Observer::passed`] hears of them. The answer must stay the same from a forward pass to the end of its backward pass.
+    /// Whether operands are to be shown whole. If not, those whose rows can be quantised by themselves may go by in parts, and only
+    /// [`Observer::passed`] hears of them, and of their largest magnitude [`Observer::measured`]. The answer must stay the same from a forward pass to the end of its backward pass.
     fn looks(&self) -> bool;
 
     /// An operand was quantised in parts, and so many of its values were not finite.
     fn passed(&self, role: Role, non_finite: u64);
+
+    /// The largest finite magnitude of an operand that was quantised in parts, if it was looked for: where `spec` has a scale.
+    fn measured(&self, role: Role, spec: &QuantSpec, amax: f32);
 
     /// The operand has been quantised for a product that sums over its columns.
     fn quantised(&self, role: Role, matrix: Matrix<'_>, spec: &QuantSpec, operand: &Operand);

@@ -29,6 +29,8 @@ impl Observer for Listener {
 
     fn passed(&self, _: Role, _: u64) {}
 
+    fn measured(&self, _: Role, _: &QuantSpec, _: f32) {}
+
     fn quantised(&self, role: Role, matrix: Matrix<'_>, _: &QuantSpec, operand: &Operand) {
         self.heard.lock().unwrap().push((role, matrix.rows, matrix.cols, operand.amax));
     }

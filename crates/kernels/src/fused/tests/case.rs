@@ -4,7 +4,7 @@ use super::super::*;
 use crate::testing::*;
 use crate::{Kernels, Matrix, Observer, Pointwise, QuantizedLinear, Role};
 use candle_core::Result;
-use numerics::{Operand, Overflow, QuantSpec, Scaling};
+use numerics::{Operand, Overflow, QuantSpec, RoundingMode, Scaling};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,13 +54,15 @@ pub(super) struct Counter {
     pub(super) looks: bool,
     /// Operands that were shown whole.
     pub(super) shown: AtomicU64,
+    /// Operands that went by in parts and were measured.
+    pub(super) measured: AtomicU64,
     /// Values that were not finite, by role.
     pub(super) non_finite: [AtomicU64; 3],
 }
 
 impl Observer for Counter {
     fn delayed_scale(&self, _: Role, _: &QuantSpec) -> Option<f32> {
-        None
+        Some(0.01)
     }
 
     fn key(&self, _: Role) -> u64 {
@@ -73,6 +75,10 @@ impl Observer for Counter {
 
     fn passed(&self, role: Role, non_finite: u64) {
         self.non_finite[role as usize].fetch_add(non_finite, Ordering::Relaxed);
+    }
+
+    fn measured(&self, _: Role, _: &QuantSpec, _: f32) {
+        self.measured.fetch_add(1, Ordering::Relaxed);
     }
 
     fn quantised(&self, role: Role, _: Matrix<'_>, _: &QuantSpec, operand: &Operand) {
@@ -88,6 +94,16 @@ pub(super) enum Recipe {
     Full,
     /// int8 operands by row, gradients in bf16, bf16 between operations and in the residual stream.
     Int8,
+    /// E4M3 operands and E5M2 gradients with a scale a tensor, bf16 between operations.
+    Current,
+    /// The same with scales that are known before.
+    Delayed,
+    /// E4M3 in blocks of 32, bf16 between operations.
+    Mx,
+    /// E2M1 in blocks of 16 under a scale of the tensor, gradients rounded at random.
+    Nvfp4,
+    /// Ternary weights, int8 inputs by row, gradients in bf16.
+    Ternary,
     /// bf16 throughout.
     Bf16,
     /// bf16 between operations, E4M3 inputs and weights of the down and output projections, without scales.
@@ -129,21 +145,40 @@ impl Case {
     pub(super) fn formats(&self) -> Formats {
         match self.recipe {
             Recipe::Full | Recipe::Tf32 => Formats::FULL,
-            Recipe::Int8 | Recipe::Bf16 => {
+            Recipe::Int8 | Recipe::Bf16 | Recipe::Mx | Recipe::Nvfp4 | Recipe::Ternary => {
                 Formats { compute: NumericFormat::Bf16, residual: NumericFormat::Bf16 }
             }
-            Recipe::Mixed => Formats { compute: NumericFormat::Bf16, residual: NumericFormat::Fp32 },
+            Recipe::Mixed | Recipe::Current | Recipe::Delayed => {
+                Formats { compute: NumericFormat::Bf16, residual: NumericFormat::Fp32 }
+            }
         }
     }
 
     fn how(&self, place: Place) -> Option<QuantizedLinear> {
         let plain = QuantSpec::unscaled;
         let bf16 = plain(NumericFormat::Bf16);
+        let scaled = |format, scaling| QuantSpec { scaling, overflow: Overflow::Saturate, ..plain(format) };
         let [input, weight, grad] = match self.recipe {
             Recipe::Full => return None,
             Recipe::Int8 => {
                 let int8 = QuantSpec { scaling: Scaling::Row, ..plain(NumericFormat::Int8) };
                 [int8, int8, bf16]
+            }
+            Recipe::Current | Recipe::Delayed => {
+                let delayed = Scaling::Delayed { history: 4, margin: 0 };
+                let scaling = if self.recipe == Recipe::Current { Scaling::Tensor } else { delayed };
+                let e4m3 = scaled(NumericFormat::E4m3, scaling);
+                [e4m3, e4m3, scaled(NumericFormat::E5m2, scaling)]
+            }
+            Recipe::Mx => [scaled(NumericFormat::E4m3, Scaling::Mx); 3],
+            Recipe::Nvfp4 => {
+                let lines = scaled(NumericFormat::E2m1, Scaling::Nvfp4);
+                let grad = QuantSpec { rounding: RoundingMode::Stochastic, ..lines };
+                [lines, scaled(NumericFormat::E2m1, Scaling::Nvfp4Weight), grad]
+            }
+            Recipe::Ternary => {
+                let int8 = scaled(NumericFormat::Int8, Scaling::Row);
+                [int8, scaled(NumericFormat::Ternary, Scaling::Absmean), bf16]
             }
             Recipe::Mixed if place == Place::Outward => {
                 let e4m3 = QuantSpec { overflow: Overflow::Saturate, ..plain(NumericFormat::E4m3) };
