@@ -4,19 +4,18 @@
 //! That takes scales that are known before, or that rows have for themselves. The numbers are those of [`Computation`] and
 //! [`BackwardPass`](super::BackwardPass), bit for bit.
 
-use super::computation::{Computation, contraction_key, factor};
+use super::computation::{Computation, factor};
+use super::rows_as_operands::{RowOperand, Ways, of_row, uniform};
 use super::{Matrix, QuantizedLinear, Role};
 use crate::matmul::{Before, Mat, MatMut, Update, written};
-use crate::profile::{Clock, Part, Shared, Work, pass, product, span};
+use crate::profile::{Clock, Part, Shared, pass, product};
 use crate::round::round_rows;
 use crate::row_operands::{Factor as Side, Made, ToMake};
-use crate::row_tasks::{Operands, ROW_UNIT_ON_TILES, RowProducts, RowTask, RowUnit};
+use crate::row_tasks::{Operands, RowProducts, RowTask, RowUnit};
 use crate::scaled_matmul::scale;
 use crate::simd::add;
 use candle_core::{Error, Result};
-use numerics::{
-    Contraction, Extent, NumericFormat, Operand, OuterScale, RoundingMode, RowQuantizer, Scaling,
-};
+use numerics::{Contraction, Extent, NumericFormat, Operand, OuterScale, RoundingMode, Scaling};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -124,7 +123,7 @@ impl<'a> RowMaps<'a> {
         Ok((ys.into_iter().take(maps.len()).collect(), kept.collect()))
     }
 
-    /// The sum of dx by each map, and what [`row_weight_gradients`] needs.
+    /// The sum of dx by each map, and the operands of the gradients of weights.
     pub(crate) fn backward(
         &self,
         kept: &[&RowKept],
@@ -222,126 +221,6 @@ impl QuantizedLinear {
     }
 }
 
-/// How rows become operands of products that sum over columns, and of those that sum over rows.
-struct Ways {
-    along: RowQuantizer,
-    across: Across,
-}
-
-/// An operand of products that sum over rows.
-enum Across {
-    /// There is none.
-    Nothing,
-    /// The one that sums over columns.
-    Same,
-    /// What that one stands for, rounded: the straight-through estimator.
-    Decoded(NumericFormat),
-    /// Quantised again, with other scales.
-    Again(RowQuantizer),
-}
-
-impl Ways {
-    /// For a matrix of this shape, if its rows can be quantised by themselves; `extent` looks at all of it.
-    fn new(
-        how: &QuantizedLinear,
-        role: Role,
-        shape: [usize; 2],
-        extent: impl FnOnce() -> Extent,
-        both: bool,
-    ) -> Option<Self> {
-        let (spec, given) = how.with_scale(role);
-        let tensor = match spec.scaling {
-            Scaling::Tensor | Scaling::Nvfp4 | Scaling::Nvfp4Weight => spec.tensor_scale(extent().amax()),
-            Scaling::None | Scaling::Delayed { .. } | Scaling::Row | Scaling::Mx => given,
-            Scaling::Block { .. } | Scaling::Block2d { .. } | Scaling::Absmean | Scaling::Absmedian => None,
-        };
-        let quantizer = |contraction| {
-            let key = how.observer.key(role) ^ contraction_key(contraction);
-            let quantizer = RowQuantizer::new(&spec, shape, contraction, key, tensor)?;
-            ROW_UNIT_ON_TILES.is_multiple_of(quantizer.unit()).then_some(quantizer)
-        };
-        let along = quantizer(Contraction::Columns)?;
-        let serves_both = along.scale().is_some() && !spec.scaling.follows_sum();
-        let across = match how.grad.scaling {
-            _ if !both => Across::Nothing,
-            _ if serves_both => Across::Same,
-            Scaling::None => Across::Decoded(how.grad.format),
-            _ => Across::Again(quantizer(Contraction::Rows)?),
-        };
-        Some(Self { along, across })
-    }
-}
-
-/// A matrix whose rows become operands.
-struct RowOperand<'a> {
-    of: Matrix<'a>,
-    ways: Ways,
-}
-
-impl<'a> RowOperand<'a> {
-    fn new(how: &QuantizedLinear, role: Role, of: Matrix<'a>, both: bool) -> Option<Self> {
-        let extent = || span(Part::Quantise, Work::floats(of.values.len()), || numerics::extent(of.values));
-        Some(Self { of, ways: Ways::new(how, role, [of.rows, of.cols], extent, both)? })
-    }
-
-    fn cols(&self) -> usize {
-        self.of.cols
-    }
-
-    /// Columns of the operand that sums over columns, where it is not the other one too.
-    fn own_width(&self) -> usize {
-        match self.ways.across {
-            Across::Same => 0,
-            Across::Nothing | Across::Decoded(_) | Across::Again(_) => self.of.cols,
-        }
-    }
-
-    /// The scale of products that sum over rows.
-    fn scale_across(&self) -> f32 {
-        let Ways { along, across } = &self.ways;
-        let quantizer = match across {
-            Across::Same => along,
-            Across::Again(quantizer) => quantizer,
-            Across::Nothing | Across::Decoded(_) => return 1.0,
-        };
-        quantizer.scale().unwrap_or(1.0)
-    }
-
-    /// Both operands of some rows, in `own` memory and in that of the one that sums over rows. Returns the one that sums over
-    /// columns, what the rows hold, and its scales.
-    fn quantise<'t>(
-        &self,
-        rows: &Range<usize>,
-        own: &'t mut [f32],
-        across: &'t mut [f32],
-    ) -> (&'t [f32], Extent, OuterScale) {
-        let (cols, first) = (self.of.cols, rows.start);
-        let x = &self.of.values[first * cols..rows.end * cols];
-        let Ways { along, across: way } = &self.ways;
-        let to = if matches!(way, Across::Same) { &mut *across } else { &mut *own };
-        let (extent, outer) = along.quantize(x, first, to);
-        match way {
-            Across::Same => return (across, extent, outer),
-            Across::Nothing => {}
-            Across::Decoded(format) => {
-                let of_rows = own.chunks_exact(cols).zip(across.chunks_exact_mut(cols)).enumerate();
-                for (row, (values, across)) in of_rows {
-                    let of_row = match &outer {
-                        OuterScale::PerLine(scales) => scales[row],
-                        outer => uniform(outer),
-                    };
-                    multiply_into(values, of_row, across);
-                    round_rows(across, *format);
-                }
-            }
-            Across::Again(quantizer) => {
-                quantizer.quantize(x, first, across);
-            }
-        }
-        (own, extent, outer)
-    }
-}
-
 /// What becomes of the products of a forward pass.
 struct Finish<'a> {
     output: NumericFormat,
@@ -382,25 +261,13 @@ impl Finish<'_> {
             let before = before(c);
             for row in 0..rows.len() {
                 let c = c.row(row);
-                let of_row = match outer {
-                    OuterScale::PerLine(scales) => scales[row],
-                    outer => uniform(outer),
-                };
-                scale(c, of_row, of_lines);
+                scale(c, of_row(outer, row), of_lines);
                 round_rows(c, output);
                 if let Some(before) = before {
                     add(c, before.row(row));
                 }
             }
         }
-    }
-}
-
-/// The scale of all lines. ([`Ways`] and `goes_by_rows` let no blocks through.)
-fn uniform(outer: &OuterScale) -> f32 {
-    match outer {
-        OuterScale::Uniform(scale) => *scale,
-        OuterScale::PerLine(_) | OuterScale::PerBlock { .. } => 1.0,
     }
 }
 
@@ -411,13 +278,4 @@ fn tell(how: &QuantizedLinear, role: Role, extent: Extent) {
 
 fn unfit() -> Error {
     Error::Msg("internal error: operands that were to be quantised by rows cannot be".into())
-}
-
-crate::multiversion! {
-    /// y ← x `factor`.
-    fn multiply_into(x: &[f32], factor: f32, y: &mut [f32]) {
-        for (x, y) in x.iter().zip(y) {
-            *y = x * factor;
-        }
-    }
 }

@@ -15,6 +15,7 @@
 
 mod by_rows;
 mod computation;
+mod rows_as_operands;
 
 pub(crate) use by_rows::{RowGradients, RowKept, RowMaps};
 pub(crate) use computation::{BackwardPass, Computation, Kept, weight_gradients};
