@@ -198,7 +198,8 @@ impl<const N: usize> Shared<N> {
         Self { spans, clocks: std::array::from_fn(|_| Clock(on.then(AtomicU64::default))) }
     }
 
-    /// Runs `f` with a clock for each part. The time it takes is divided among them as the clocks say.
+    /// Runs `f` with a clock for each part. The time it takes is divided among them as the clocks say; a part whose clock nobody
+    /// started is none.
     pub(crate) fn run<R>(self, f: impl FnOnce(&[Clock; N]) -> R) -> R {
         let started = Instant::now();
         let result = f(&self.clocks);
@@ -206,7 +207,8 @@ impl<const N: usize> Shared<N> {
         let passed = started.elapsed();
         SPANS.with_borrow_mut(|recorded| {
             let Some(recorded) = recorded else { return };
-            for (span, clock) in self.spans.into_iter().zip(&self.clocks) {
+            let parts = self.spans.into_iter().zip(&self.clocks);
+            for (span, clock) in parts.filter(|(_, clock)| clock.nanoseconds() > 0.0) {
                 let time = passed.mul_f64(clock.nanoseconds() / all.max(1.0));
                 recorded.push(Span { time, ..span });
             }

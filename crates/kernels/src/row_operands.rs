@@ -51,6 +51,11 @@ impl<'a> ToMake<'a> {
         }
     }
 
+    /// Nothing to make.
+    pub(crate) fn nothing() -> Self {
+        Self::Given(Mat::row_major(&[], 0, 0))
+    }
+
     /// A matrix that is there, or room for its copy where it has to be packed.
     pub(crate) fn given(unit: RowUnit, factor: Factor, mat: Mat<'a>) -> Self {
         match unit {

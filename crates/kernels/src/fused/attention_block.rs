@@ -83,10 +83,11 @@ pub(super) struct Kept {
     /// \[b, h, t\].
     log_sum_exp: Vec<f32>,
     /// \[b, t\], of the norm before the output projection.
-    sub_rstd: Vec<f32>,
-    qkv_states: [State; 3],
-    o_state: State,
-    /// Whether tasks took rows through the block, which keep no states.
+    pub(super) sub_rstd: Vec<f32>,
+    /// One each.
+    pub(super) qkv_states: Vec<State>,
+    pub(super) o_state: State,
+    /// Whether tasks took rows through the block.
     pub(super) by_rows: bool,
 }
 
@@ -94,7 +95,7 @@ pub(super) struct Kept {
 pub(super) struct Weights<'a> {
     pub(super) norm: &'a [f32],
     pub(super) qkv: [&'a [f32]; 3],
-    sub_norm: &'a [f32],
+    pub(super) sub_norm: &'a [f32],
     pub(super) o: &'a [f32],
 }
 
@@ -106,10 +107,7 @@ impl OnSlices for Shaped {
         let AttentionBlock { norm, qkv, sub_norm, o, formats, scale, .. } = &self.block;
         let rows = AttentionRows::new(self, x, &w).filter(|rows| !rows.is_looked_at());
         let (qkv, rstd, qkv_states) = match &rows {
-            Some(rows) => {
-                let (qkv, rstd) = rows.before_heads()?;
-                (qkv, rstd, [None, None, None])
-            }
+            Some(rows) => rows.before_heads(keep)?,
             None => {
                 let (n, rstd) = norm.forward(x, w.norm, formats.compute);
                 let mut all = Projection::forward_each(&qkv.each_ref(), &n, &w.qkv, keep)?.into_iter();
@@ -119,15 +117,14 @@ impl OnSlices for Shaped {
                 self.rotate([&mut queries, &mut keys], 1.0)?;
                 round_in_place(&mut queries, formats.compute);
                 round_in_place(&mut keys, formats.compute);
-                ([queries, keys, values], rstd, [q_state, k_state, v_state])
+                ([queries, keys, values], rstd, vec![q_state, k_state, v_state])
             }
         };
         let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
             attention::forward(self.heads(&qkv), self.shape, *scale as f32, Operands::of(formats.compute))
         });
         if let Some(rows) = rows {
-            let y = rows.after_heads(&mut out);
-            let (sub_rstd, o_state) = (vec![], None);
+            let (y, sub_rstd, o_state) = rows.after_heads(&mut out, keep)?;
             let kept = Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: true };
             return Ok((y, kept));
         }
@@ -150,10 +147,10 @@ impl OnSlices for Shaped {
         let w = self.weights(weights);
         let AttentionBlock { qkv, sub_norm, o, formats, .. } = &self.block;
         if let (true, Some(rows)) = (kept.by_rows, AttentionRows::new(self, x, &w)) {
-            let (of_out, of_output) = rows.back_to_heads(kept, grad);
+            let (of_out, of_sub_norm, of_output) = rows.back_to_heads(kept, grad)?;
             let of_qkv = self.back_through_heads(kept, &of_out);
             drop(of_out);
-            return rows.back(kept, grad, &of_output, of_qkv);
+            return rows.back(kept, grad, (of_sub_norm, &of_output), of_qkv);
         }
         let grad = rounded(grad, formats.residual);
         let mut outward = Backward::new(&[o], &[&kept.o_state], &[w.o], &[&grad])?;
@@ -173,7 +170,8 @@ impl OnSlices for Shaped {
         round_in_place(&mut of_k, formats.compute);
         self.rotate([&mut of_q, &mut of_k], -1.0)?;
         let dys = [&of_q[..], &of_k, &of_v];
-        let mut inward = Backward::new(&qkv.each_ref(), &kept.qkv_states.each_ref(), &w.qkv, &dys)?;
+        let states: Vec<_> = kept.qkv_states.iter().collect();
+        let mut inward = Backward::new(&qkv.each_ref(), &states, &w.qkv, &dys)?;
         let of_n = inward.input_gradient()?;
         let mut n = vec![];
         if inward.reads_input() {

@@ -1,60 +1,64 @@
 //! What comes before and after the heads of an attention block, by tasks that take some rows through all of it.
 
 use super::attention_block::{Kept, Shaped, Weights};
+use super::projection::State;
 use super::residual_blocks::Gradients;
-use super::row_products::{RowFormats, past_block, width_past_block};
-use super::rows_of;
+use super::row_products::{norm_rows, past_block, width_past_block};
+use super::row_projections::{BackwardRows, ForwardRows, RowProjections, WeightOperands};
+use super::{Formats, rows_of};
 use crate::buffers::with_elements;
-use crate::heads::HeadShape;
-use crate::matmul::{Mat, MatMut, Update, written};
+use crate::matmul::{Mat, MatMut, written};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
-use crate::quantized::Role;
 use crate::rms_norm;
 use crate::rope::rotate_rows;
 use crate::round::round_rows;
-use crate::row_operands::{Factor, Made, ToMake, products_over_rows};
+use crate::row_operands::{Factor, ToMake, products_over_rows};
 use crate::row_tasks::{RowTask, RowUnit};
 use candle_core::Result;
+use numerics::NumericFormat;
+use std::slice;
 
-/// A block that rounds every value on its own, if any, without a norm before its output projection, with weights that are
-/// packed together.
+/// A block whose operands tasks make of their own rows, with weights that are packed together.
 pub(super) struct AttentionRows<'a> {
     shaped: &'a Shaped,
     w: &'a Weights<'a>,
     unit: RowUnit,
-    /// Formats of queries, keys and values.
-    inward: RowFormats<'a>,
-    /// Formats of the output projection.
-    outward: RowFormats<'a>,
+    /// Those to queries, keys and values.
+    inward: RowProjections<'a>,
+    /// The output projection.
+    outward: RowProjections<'a>,
     x: &'a [f32],
     /// Rows of x.
     n: usize,
     d: usize,
+    /// d, or 0 without a norm before the output projection.
+    d_sub_norm: usize,
 }
 
-/// The operands of the gradient of the output projection's weight: the block's gradient, and what the heads gave.
-pub(super) type OutputOperands<'a> = [Made<'a>; 2];
+/// Queries, keys and values, `rstd` of the norm, and states.
+type BeforeHeads = ([Vec<f32>; 3], Vec<f32>, Vec<State>);
 
-/// Queries, keys and values, and `rstd` of the norm.
-type BeforeHeads = ([Vec<f32>; 3], Vec<f32>);
+/// The block's result, `rstd` of the norm before the output projection, and the state of that.
+type AfterHeads = (Vec<f32>, Vec<f32>, State);
+
+/// The gradient of what the heads gave, sums for that of the norm's weight, and operands of that of the output projection's.
+pub(super) type BackToHeads<'g> = (Vec<f32>, Vec<Vec<f32>>, WeightOperands<'g>);
 
 impl<'a> AttentionRows<'a> {
     /// The block on the rows of x, if it is one of this kind.
     pub(super) fn new(shaped: &'a Shaped, x: &'a [f32], w: &'a Weights<'a>) -> Option<Self> {
         let block = &shaped.block;
-        if block.sub_norm.is_some() {
-            return None;
-        }
-        let (inward, outward) = (RowFormats::new(&block.qkv.each_ref())?, RowFormats::new(&[&block.o])?);
         let d = w.norm.len();
         let fit = block.qkv.iter().chain([&block.o]).all(|projection| projection.weight.dims() == [d, d]);
         if !fit || !x.len().is_multiple_of(d.max(1)) {
             return None;
         }
         let n = x.len() / d.max(1);
-        let operands = inward.operands().max(outward.operands());
-        let unit = RowUnit::new(n, &qkv(w, d).map(Mat::t), operands)?;
-        Some(Self { shaped, w, unit, inward, outward, x, n, d })
+        let inward = RowProjections::new(&block.qkv.each_ref(), &w.qkv, n)?;
+        let outward = RowProjections::new(&[&block.o], &[w.o], n)?;
+        let unit = inward.unit(&outward, n, &w.qkv.map(|w| Mat::row_major(w, d, d).t()))?;
+        let d_sub_norm = if block.sub_norm.is_some() { d } else { 0 };
+        Some(Self { shaped, w, unit, inward, outward, x, n, d, d_sub_norm })
     }
 
     /// Whether somebody wants to see operands whole.
@@ -62,188 +66,273 @@ impl<'a> AttentionRows<'a> {
         self.inward.are_looked_at() || self.outward.are_looked_at()
     }
 
+    fn formats(&self) -> Formats {
+        self.shaped.block.formats
+    }
+
     /// What comes before the heads.
-    pub(super) fn before_heads(&self) -> Result<BeforeHeads> {
-        let Self { n, d, .. } = *self;
+    pub(super) fn before_heads(&self, keep: bool) -> Result<BeforeHeads> {
+        let Self { n, d, unit, .. } = *self;
+        let forward = self.inward.forward(&self.shaped.block.qkv.each_ref(), &self.w.qkv, n, keep)?;
         let parts = Shared::new([
             pass(Part::Norm, 2 * n * d),
+            pass(Part::Quantise, 2 * n * d),
             product(Part::MatmulForward, [n, d, 3 * d]),
             pass(Part::Rope, 4 * n * d),
         ]);
-        let right = qkv(self.w, d).map(Mat::t);
-        let round = |_, values: &mut [f32]| self.inward.round(Role::Weight, values);
+        let right = forward.right();
+        let round = |_, values: &mut [f32]| forward.round_weight(values);
+        let (scratch, across) = ([d, forward.own_width()], [forward.across(unit, n)]);
         let [cos, sin] = &self.shaped.block.rotary;
-        let (qkv, rstd) = with_elements([cos, sin], |angles| {
-            // SAFETY: tasks write products to all rows of the results.
+        let (qkv, (rstd, [across])) = with_elements([cos, sin], |angles| {
+            // SAFETY: tasks write products to all rows of the results, and all rows of an operand.
             Ok(unsafe {
                 written(n, [d; 3], |results| {
                     parts.run(|clocks| {
-                        let task = |task: RowTask<'_, 3, 1>| self.rows_before_heads(task, clocks, angles);
-                        self.unit.with_packed(&right, round, |right| right.by_rows(results, [d], task))
-                    })
-                })
-            })
-        })?;
-        self.inward.count_weights(&self.w.qkv);
-        self.inward.tell(&[Role::Input, Role::Weight]);
-        Ok((qkv, rstd.concat()))
-    }
-
-    fn rows_before_heads(
-        &self,
-        task: RowTask<'_, 3, 1>,
-        clocks: &[Clock; 3],
-        angles: [&[f32]; 2],
-    ) -> Vec<f32> {
-        let RowTask { rows, results: [mut q, mut k, mut v], scratch: [normed], mut products, .. } = task;
-        let [norm, projections, rope] = clocks;
-        let block = &self.shaped.block;
-        let x = rows_of(self.x, &rows, self.d);
-        let rstd =
-            norm.time(|| self.inward.norm(&block.norm, [x, self.w.norm], block.formats.compute, normed));
-        projections.time(|| {
-            let update = Update::OVERWRITE;
-            let mut results = [(0, &mut q, update), (1, &mut k, update), (2, &mut v, update)];
-            let normed = Mat::row_major(normed, rows.len(), self.d);
-            products.multiply_rounded(normed, &mut results, self.inward.output(), &mut []);
-        });
-        rope.time(|| {
-            self.rotate([q.elements(), k.elements()], rows.start, angles, 1.0);
-            round_rows(q.elements(), block.formats.compute);
-            round_rows(k.elements(), block.formats.compute);
-        });
-        rstd
-    }
-
-    /// The block's result from that of the heads, which is rounded.
-    pub(super) fn after_heads(&self, out: &mut [f32]) -> Vec<f32> {
-        let Self { n, d, .. } = *self;
-        let right = [Mat::row_major(self.w.o, d, d).t()];
-        let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
-        let out = MatMut::row_major(out, n, d);
-        let formats = self.shaped.block.formats;
-        let task = |task: RowTask<'_, 2, 2>| {
-            let RowTask { rows, results: [mut y, mut out], scratch: [operand, part], mut products, .. } =
-                task;
-            round_rows(out.elements(), formats.compute);
-            let mut out = &*out.elements();
-            if operand.is_empty() {
-                self.outward.count(Role::Input, out);
-            } else {
-                operand.copy_from_slice(out);
-                self.outward.enter(formats.compute, Role::Input, operand);
-                out = operand;
-            }
-            let (x, out) = (rows_of(self.x, &rows, d), Mat::row_major(out, rows.len(), d));
-            self.outward.onto(x, &mut products, (out, 0), &mut y, part, formats.residual);
-        };
-        let widths = [self.width_of_operand(), self.outward.width_if_low(d)];
-        // SAFETY: tasks write products to all rows of the result.
-        let ([y], _) = matmul_span(Part::MatmulForward, [n, d, d], || unsafe {
-            written(n, [d], |[y]| {
-                self.unit.with_packed(&right, round, |right| right.by_rows([y, out], widths, task))
-            })
-        });
-        self.outward.count_weights(&[self.w.o]);
-        self.outward.tell(&[Role::Input, Role::Weight]);
-        y
-    }
-
-    /// From the gradient of the block to that of what the heads gave.
-    pub(super) fn back_to_heads<'g>(
-        &self,
-        kept: &'g Kept,
-        grad: &'g [f32],
-    ) -> (Vec<f32>, OutputOperands<'g>) {
-        let Self { n, d, unit, .. } = *self;
-        let formats = self.shaped.block.formats;
-        let right = [Mat::row_major(self.w.o, d, d)];
-        let round = |_, values: &mut [f32]| self.outward.round(Role::Weight, values);
-        let task = |task: RowTask<'_, 1, 1, 2>| {
-            let RowTask { rows, results: [mut of_out], operands, scratch: [residual], mut products } = task;
-            let ([of_y, out], grad) = (operands, rows_of(grad, &rows, d));
-            let [_, of_y] = self.outward.gradient(grad, formats.residual, residual, of_y);
-            self.outward.input_gradient(&mut products, &[(of_y, 0)], &mut of_out, &mut []);
-            self.outward.round_output(formats.compute, of_out.elements());
-            if !out.is_empty() {
-                out.copy_from_slice(rows_of(&kept.out, &rows, d));
-                self.outward.round_from(formats.compute, Role::Input, out);
-            }
-        };
-        let operand = |factor, mat, is_as_it_is| match is_as_it_is {
-            true => ToMake::given(unit, factor, mat),
-            false => ToMake::new(unit, factor, [n, d]),
-        };
-        let [of_y, out] = [grad, &kept.out[..]].map(|values| Mat::row_major(values, n, d));
-        let operands = [
-            operand(Factor::First, of_y, self.outward.is_full()),
-            operand(Factor::Second, out, self.outward.holds(Role::Input, formats.compute)),
-        ];
-        let scratch = [self.width_past()];
-        // SAFETY: tasks write all rows of the result and of the operands.
-        let ([of_out], (_, operands)) = matmul_span(Part::MatmulInput, [n, d, d], || unsafe {
-            written(n, [d], |results| {
-                unit.with_packed(&right, round, |right| {
-                    right.by_rows_making(results, operands, scratch, task)
-                })
-            })
-        });
-        self.outward.tell(&[Role::Grad]);
-        (of_out, operands)
-    }
-
-    /// Gradients from those of the output and of queries, keys and values.
-    pub(super) fn back(
-        &self,
-        kept: &Kept,
-        grad: &[f32],
-        of_output: &OutputOperands<'_>,
-        of_qkv: [Vec<f32>; 3],
-    ) -> Result<Gradients> {
-        let Self { n, d, unit, .. } = *self;
-        let parts = Shared::new([
-            pass(Part::Rope, 4 * n * d),
-            product(Part::MatmulInput, [n, 3 * d, d]),
-            pass(Part::Norm, 6 * n * d),
-        ]);
-        let right = qkv(self.w, d);
-        let round = |_, values: &mut [f32]| self.inward.round(Role::Weight, values);
-        let [cos, sin] = &self.shaped.block.rotary;
-        let scratch = [d, self.inward.width_if_low(d), self.width_past()];
-        let [q, k, v] = of_qkv.map(|values| ToMake::changed(unit, Factor::First, values, [n, d]));
-        let of_heads = [&q.1[..], &k.1, &v.1];
-        let operands = [ToMake::new(unit, Factor::Second, [n, d]), q.0, k.0, v.0];
-        let ([of_x], (partial, [normed, of_q, of_k, of_v])) = with_elements([cos, sin], |angles| {
-            // SAFETY: tasks write all rows of the result and of the operands.
-            Ok(unsafe {
-                written(n, [d], |results| {
-                    parts.run(|clocks| {
-                        let task = |task: RowTask<'_, 1, 3, 4>| {
-                            self.back_rows(task, clocks, angles, kept, of_heads, grad)
+                        let task = |task: RowTask<'_, 3, 2, 1>| {
+                            self.rows_before_heads(task, clocks, &forward, angles)
                         };
                         unit.with_packed(&right, round, |right| {
-                            right.by_rows_making(results, operands, scratch, task)
+                            right.by_rows_making(results, across, scratch, task)
                         })
                     })
                 })
             })
         })?;
-        self.inward.tell(&[Role::Grad]);
-        // As many multiplications as one product of this shape.
-        let of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
-            let [of_y, out] = of_output;
-            let pairs = [(&of_q, &normed), (&of_k, &normed), (&of_v, &normed), (of_y, out)];
-            products_over_rows(unit, &pairs.map(|(dy, x)| (1.0, dy, x)))
+        drop(right);
+        Ok((qkv, rstd.concat(), forward.states(across)))
+    }
+
+    fn rows_before_heads(
+        &self,
+        task: RowTask<'_, 3, 2, 1>,
+        clocks: &[Clock; 4],
+        forward: &ForwardRows<'_>,
+        angles: [&[f32]; 2],
+    ) -> Vec<f32> {
+        let RowTask { rows, results, operands: [across], scratch: [normed, own], mut products } = task;
+        let [mut q, mut k, mut v] = results;
+        let [norm, quantise, projections, rope] = clocks;
+        let format = self.formats().compute;
+        let x = rows_of(self.x, &rows, self.d);
+        let rstd = norm.time(|| {
+            let enter = |normed: &mut [f32]| forward.round_in_place(format, normed);
+            norm_rows(&self.shaped.block.norm, [x, self.w.norm], format, normed, enter)
         });
-        let of_norm = rms_norm::sum_partial_dw(d, partial);
-        Ok(Gradients { of_x, of_weights: [of_norm].into_iter().chain(of_products).collect() })
+        let left = quantise.time(|| forward.enter(rows.start, normed, own, across));
+        projections.time(|| forward.multiply(&mut products, &left, 0, &mut [&mut q, &mut k, &mut v]));
+        rope.time(|| {
+            for x in [q.elements(), k.elements()] {
+                self.rotate(x, rows.start, angles, 1.0);
+                round_rows(x, format);
+            }
+        });
+        rstd
+    }
+
+    /// The block's result from that of the heads, which is rounded.
+    pub(super) fn after_heads(&self, out: &mut [f32], keep: bool) -> Result<AfterHeads> {
+        let Self { n, d, d_sub_norm, unit, .. } = *self;
+        let forward = self.outward.forward(&[&self.shaped.block.o], &[self.w.o], n, keep)?;
+        let parts = Shared::new([
+            pass(Part::Norm, 2 * n * d_sub_norm),
+            pass(Part::Quantise, 2 * n * d),
+            product(Part::MatmulForward, [n, d, d]),
+        ]);
+        let right = forward.right();
+        let round = |_, values: &mut [f32]| forward.round_weight(values);
+        let copy = if d_sub_norm > 0 || self.outward.takes(self.formats().compute) { 0 } else { d };
+        let scratch = [copy, d_sub_norm, forward.own_width(), self.outward.width_if_low(d)];
+        let across = [forward.across(unit, n)];
+        let out = MatMut::row_major(out, n, d);
+        let task =
+            |task: RowTask<'_, 2, 4, 1>, clocks: &[Clock; 3]| self.rows_after_heads(task, clocks, &forward);
+        // SAFETY: tasks write products to all rows of the result, and all rows of an operand.
+        let ([y], (sub_rstd, [across])) = unsafe {
+            written(n, [d], |[y]| {
+                parts.run(|clocks| {
+                    unit.with_packed(&right, round, |right| {
+                        right.by_rows_making([y, out], across, scratch, |rows| task(rows, clocks))
+                    })
+                })
+            })
+        };
+        drop(right);
+        Ok((y, sub_rstd.concat(), forward.states(across).pop().flatten()))
+    }
+
+    /// Returns `rstd` of the norm before the output projection.
+    fn rows_after_heads(
+        &self,
+        task: RowTask<'_, 2, 4, 1>,
+        [norm, quantise, projection]: &[Clock; 3],
+        forward: &ForwardRows<'_>,
+    ) -> Vec<f32> {
+        let RowTask { rows, results, operands: [across], scratch, mut products } = task;
+        let ([mut y, mut out], [copy, normed, own, part]) = (results, scratch);
+        let (formats, mut sub_rstd) = (self.formats(), vec![]);
+        let out = out.elements();
+        quantise.time(|| round_rows(out, formats.compute));
+        let operand = match &self.shaped.block.sub_norm {
+            Some(sub_norm) => {
+                let enter = |normed: &mut [f32]| forward.round_in_place(formats.compute, normed);
+                sub_rstd =
+                    norm.time(|| norm_rows(sub_norm, [out, self.w.sub_norm], formats.compute, normed, enter));
+                &*normed
+            }
+            None => quantise.time(|| forward.round_copy(formats.compute, out, copy)),
+        };
+        let left = quantise.time(|| forward.enter(rows.start, operand, own, across));
+        let x = rows_of(self.x, &rows, self.d);
+        projection.time(|| forward.onto(x, &mut products, (&left, 0), &mut y, part, formats.residual));
+        sub_rstd
+    }
+
+    /// From the gradient of the block to that of what the heads gave.
+    pub(super) fn back_to_heads<'g>(&self, kept: &'g Kept, grad: &'g [f32]) -> Result<BackToHeads<'g>> {
+        let Self { n, d, d_sub_norm, unit, .. } = *self;
+        let formats = self.formats();
+        let state = slice::from_ref(&kept.o_state);
+        let backward = self.outward.backward(&[&self.shaped.block.o], &[self.w.o], n, state)?;
+        let parts = Shared::new([
+            pass(Part::Quantise, 2 * n * d),
+            product(Part::MatmulInput, [n, d, d]),
+            pass(Part::Norm, 4 * n * d_sub_norm),
+        ]);
+        let right = backward.right();
+        let round = |_, values: &mut [f32]| backward.round_weight(values);
+        let of_y = match backward.is_full() {
+            true => ToMake::given(unit, Factor::First, Mat::row_major(grad, n, d)),
+            false => backward.across(0, unit, n),
+        };
+        let out = match d_sub_norm == 0 && backward.holds_input(formats.compute) {
+            true => ToMake::given(unit, Factor::Second, Mat::row_major(&kept.out, n, d)),
+            false => backward.input(unit, n),
+        };
+        let scratch = [self.width_past(), backward.own_width(), d_sub_norm];
+        let task = |task: RowTask<'_, 1, 3, 2>, clocks: &[Clock; 3]| {
+            self.rows_back_to_heads(task, clocks, &backward, kept, grad)
+        };
+        // SAFETY: tasks write all rows of the result and of the operands.
+        let ([of_out], (of_sub_norm, [of_y, out])) = unsafe {
+            written(n, [d], |results| {
+                parts.run(|clocks| {
+                    unit.with_packed(&right, round, |right| {
+                        right.by_rows_making(results, [of_y, out], scratch, |rows| task(rows, clocks))
+                    })
+                })
+            })
+        };
+        drop(right);
+        Ok((of_out, of_sub_norm, backward.operands(vec![of_y], out)))
+    }
+
+    /// Returns sums for the gradient of the weight of the norm before the output projection.
+    fn rows_back_to_heads(
+        &self,
+        task: RowTask<'_, 1, 3, 2>,
+        [quantise, projection, norm]: &[Clock; 3],
+        backward: &BackwardRows<'_>,
+        kept: &Kept,
+        grad: &[f32],
+    ) -> Vec<f32> {
+        let RowTask { rows, results: [mut of_out], operands: [of_y, out], scratch, mut products } = task;
+        let [past, own, of_normed] = scratch;
+        let Formats { compute, residual } = self.formats();
+        let left = quantise.time(|| {
+            let grad = past_block(rows_of(grad, &rows, self.d), residual, past);
+            backward.enter_copy(0, rows.start, (grad, residual), own, of_y)
+        });
+        let (x, of_out) = (rows_of(&kept.out, &rows, self.d), of_out.elements());
+        let of_operand = if self.d_sub_norm > 0 { &mut *of_normed } else { &mut *of_out };
+        projection.time(|| {
+            let mut dx = MatMut::row_major(of_operand, rows.len(), self.d);
+            backward.add(0, &mut products, (&left, 0), &mut dx, &mut []);
+            backward.round_output(compute, of_operand);
+        });
+        if self.d_sub_norm > 0 {
+            return norm.time(|| {
+                let (w, rstd) = (self.w.sub_norm, &kept.sub_rstd[rows.clone()]);
+                backward.norm_again([x, w, rstd], compute, out);
+                let partial = rms_norm::backward_rows(x, w, rstd, of_normed, None, of_out);
+                round_rows(of_out, compute);
+                partial
+            });
+        }
+        if !out.is_empty() {
+            quantise.time(|| {
+                out.copy_from_slice(x);
+                backward.round_input(compute, out);
+            });
+        }
+        vec![]
+    }
+
+    /// Gradients from those of queries, keys and values, and what [`AttentionRows::back_to_heads`] returned besides.
+    pub(super) fn back(
+        &self,
+        kept: &Kept,
+        grad: &[f32],
+        (of_sub_norm, of_output): (Vec<Vec<f32>>, &WeightOperands<'_>),
+        of_qkv: [Vec<f32>; 3],
+    ) -> Result<Gradients> {
+        let Self { n, d, d_sub_norm, unit, .. } = *self;
+        let block = &self.shaped.block;
+        let backward = self.inward.backward(&block.qkv.each_ref(), &self.w.qkv, n, &kept.qkv_states)?;
+        let parts = Shared::new([
+            pass(Part::Rope, 4 * n * d),
+            pass(Part::Quantise, 6 * n * d),
+            product(Part::MatmulInput, [n, 3 * d, d]),
+            pass(Part::Norm, 6 * n * d),
+        ]);
+        let right = backward.right();
+        let round = |_, values: &mut [f32]| backward.round_weight(values);
+        let apart = if backward.is_by_value() { 0 } else { d };
+        let scratch = [d, self.inward.width_if_low(d), self.width_past(), apart, backward.own_width()];
+        let mut of_qkv = of_qkv.into_iter().enumerate();
+        let [q, k, v] = std::array::from_fn(|_| {
+            let (index, values) = of_qkv.next().unwrap_or_default();
+            backward.changed(index, unit, n, values)
+        });
+        let of_heads = [&q.1[..], &k.1, &v.1];
+        let operands = [backward.input(unit, n), q.0, k.0, v.0];
+        let ([of_x], (partial, [normed, of_q, of_k, of_v])) =
+            with_elements(block.rotary.each_ref(), |angles| {
+                // SAFETY: tasks write all rows of the result and of the operands.
+                Ok(unsafe {
+                    written(n, [d], |results| {
+                        parts.run(|clocks| {
+                            let task = |task: RowTask<'_, 1, 5, 4>| {
+                                self.back_rows(task, clocks, &backward, angles, kept, of_heads, grad)
+                            };
+                            unit.with_packed(&right, round, |right| {
+                                right.by_rows_making(results, operands, scratch, task)
+                            })
+                        })
+                    })
+                })
+            })?;
+        drop(right);
+        let of_inward = backward.operands(vec![of_q, of_k, of_v], normed);
+        // As many multiplications as one product of this shape.
+        let mut of_products = matmul_span(Part::MatmulWeight, [4 * d, n, d], || {
+            products_over_rows(unit, &[of_inward.pairs(), of_output.pairs()].concat())
+        });
+        let of_o = of_products.pop();
+        let mut of_weights = vec![rms_norm::sum_partial_dw(d, partial)];
+        of_weights.extend(of_products);
+        of_weights.extend((d_sub_norm > 0).then(|| rms_norm::sum_partial_dw(d, of_sub_norm)));
+        of_weights.extend(of_o);
+        Ok(Gradients { of_x, of_weights })
     }
 
     /// Returns sums for the gradient of the norm's weight.
+    #[expect(clippy::too_many_arguments, reason = "what every task of the pass reads")]
     fn back_rows(
         &self,
-        task: RowTask<'_, 1, 3, 4>,
-        clocks: &[Clock; 3],
+        task: RowTask<'_, 1, 5, 4>,
+        clocks: &[Clock; 4],
+        backward: &BackwardRows<'_>,
         angles: [&[f32]; 2],
         kept: &Kept,
         of_heads: [&[f32]; 3],
@@ -251,56 +340,43 @@ impl<'a> AttentionRows<'a> {
     ) -> Vec<f32> {
         let RowTask { rows, results: [mut of_x], operands, scratch, mut products } = task;
         let [normed, of_q, of_k, of_v] = operands;
-        let [of_normed, another, residual] = scratch;
-        let [rope, projections, norm] = clocks;
-        let (formats, d) = (self.shaped.block.formats, self.d);
-        rope.time(|| {
-            for (of_x, of_head) in [&mut *of_q, &mut *of_k, &mut *of_v].into_iter().zip(of_heads) {
+        let [of_normed, another, past, apart, own] = scratch;
+        let [rope, quantise, projections, norm] = clocks;
+        let (formats, d) = (self.formats(), self.d);
+        let mut dx = MatMut::row_major(of_normed, rows.len(), d);
+        for (index, (mut across, of_head)) in [of_q, of_k, of_v].into_iter().zip(of_heads).enumerate() {
+            // The gradient becomes an operand where it is, or is quantised from where it is.
+            let dy = if backward.is_by_value() { std::mem::take(&mut across) } else { &mut *apart };
+            rope.time(|| {
                 if !of_head.is_empty() {
-                    of_x.copy_from_slice(rows_of(of_head, &rows, d));
+                    dy.copy_from_slice(rows_of(of_head, &rows, d));
                 }
-            }
-            round_rows(of_q, formats.compute);
-            round_rows(of_k, formats.compute);
-            self.rotate([&mut *of_q, &mut *of_k], rows.start, angles, -1.0);
-        });
-        projections.time(|| {
-            let mut dys = [(of_q, 0), (of_k, 1), (of_v, 2)];
-            for (dy, index) in &mut dys {
-                self.inward.enter_one(*index, Role::Grad, dy);
-            }
-            let dys = dys.map(|(dy, index)| (&*dy, index));
-            let mut of_normed = MatMut::row_major(of_normed, rows.len(), d);
-            self.inward.input_gradient(&mut products, &dys, &mut of_normed, another);
-        });
+                if index < 2 {
+                    round_rows(dy, formats.compute);
+                    self.rotate(dy, rows.start, angles, -1.0);
+                }
+            });
+            let left = quantise.time(|| {
+                backward.round_in_place(index, NumericFormat::Fp32, dy);
+                backward.enter(index, rows.start, dy, own, across)
+            });
+            projections.time(|| backward.add(index, &mut products, (&left, index), &mut dx, another));
+        }
         norm.time(|| {
-            let (x, rstd) = (rows_of(self.x, &rows, d), &kept.rstd[rows.clone()]);
-            let grad = past_block(rows_of(grad, &rows, d), formats.residual, residual);
-            let results = [normed, of_x.elements()];
-            self.inward.norm_backward([x, self.w.norm, rstd, grad], formats.compute, of_normed, results)
+            let (x, w, rstd) = (rows_of(self.x, &rows, d), self.w.norm, &kept.rstd[rows.clone()]);
+            let grad = past_block(rows_of(grad, &rows, d), formats.residual, past);
+            round_rows(of_normed, formats.compute);
+            backward.norm_again([x, w, rstd], formats.compute, normed);
+            rms_norm::backward_rows(x, w, rstd, of_normed, Some(grad), of_x.elements())
         })
-    }
-
-    /// Width of a copy of what the heads gave, where it is not an operand as it is.
-    fn width_of_operand(&self) -> usize {
-        let holds = self.outward.holds(Role::Input, self.shaped.block.formats.compute);
-        if holds { 0 } else { self.d }
     }
 
     /// Width of a gradient's copy as it goes past the block.
     fn width_past(&self) -> usize {
-        width_past_block(self.shaped.block.formats.residual, self.d)
+        width_past_block(self.formats().residual, self.d)
     }
 
-    fn rotate(&self, tensors: [&mut [f32]; 2], first: usize, [cos, sin]: [&[f32]; 2], direction: f32) {
-        let HeadShape { t, .. } = self.shaped.shape;
-        for x in tensors {
-            rotate_rows(x, first, cos, sin, [t, self.d], direction);
-        }
+    fn rotate(&self, x: &mut [f32], first: usize, [cos, sin]: [&[f32]; 2], direction: f32) {
+        rotate_rows(x, first, cos, sin, [self.shaped.shape.t, self.d], direction);
     }
-}
-
-/// The weights of queries, keys and values as gradients are multiplied with them.
-fn qkv<'a>(w: &Weights<'a>, d: usize) -> [Mat<'a>; 3] {
-    w.qkv.map(|w| Mat::row_major(w, d, d))
 }

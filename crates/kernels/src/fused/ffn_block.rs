@@ -75,8 +75,10 @@ pub(super) struct Kept {
     pub(super) up: Vec<f32>,
     /// \[n\], of the norm before the down projection.
     pub(super) sub_rstd: Vec<f32>,
-    pub(super) states: [State; 3],
-    /// Whether tasks took rows through the block, which keep no states.
+    /// One for each branch.
+    pub(super) branch_states: Vec<State>,
+    pub(super) down_state: State,
+    /// Whether tasks took rows through the block.
     pub(super) by_rows: bool,
 }
 
@@ -85,7 +87,7 @@ pub(super) struct Weights<'a> {
     pub(super) norm: &'a [f32],
     pub(super) gate: &'a [f32],
     pub(super) up: &'a [f32],
-    sub_norm: &'a [f32],
+    pub(super) sub_norm: &'a [f32],
     pub(super) down: &'a [f32],
 }
 
@@ -95,17 +97,15 @@ impl OnSlices for FfnBlock {
     fn run(&self, x: &[f32], weights: &[&[f32]], keep: bool) -> Result<(Vec<f32>, Kept)> {
         let w = self.weights(weights);
         if let Some(block) = FfnRows::new(self, x, &w).filter(|block| !block.is_looked_at()) {
-            return Ok(block.run());
+            return block.run(keep);
         }
         let FfnBlock { norm, sub_norm, down, formats, .. } = self;
         let (n, rstd) = norm.forward(x, w.norm, formats.compute);
-        let mut branches = Projection::forward_each(&self.branches(), &n, &w.branches(), keep)?;
+        let branches = Projection::forward_each(&self.branches(), &n, &w.branches(), keep)?;
         drop(n);
-        let (up, up_state) = branches.pop().unwrap_or_default();
-        let (gate, gate_state) = match branches.pop() {
-            Some((gate, state)) => (Some(gate), state),
-            None => (None, None),
-        };
+        let (mut branches, branch_states): (Vec<_>, _) = branches.into_iter().unzip();
+        let up = branches.pop().unwrap_or_default();
+        let gate = branches.pop();
         let mut hidden = self.hidden(gate.as_deref(), &up);
         let mut sub_rstd = vec![];
         if let Some(norm) = sub_norm {
@@ -113,18 +113,17 @@ impl OnSlices for FfnBlock {
         }
         let (mut y, down_state) = down.forward_onto(x, &hidden, w.down, keep)?;
         round_in_place(&mut y, formats.residual);
-        let states = [gate_state, up_state, down_state];
-        Ok((y, Kept { rstd, gate, up, sub_rstd, states, by_rows: false }))
+        Ok((y, Kept { rstd, gate, up, sub_rstd, branch_states, down_state, by_rows: false }))
     }
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {
         let w = self.weights(weights);
         if let (true, Some(block)) = (kept.by_rows, FfnRows::new(self, x, &w)) {
-            return Ok(block.back(kept, grad));
+            return block.back(kept, grad);
         }
         let Self { sub_norm, down, formats, .. } = self;
         let grad = rounded(grad, formats.residual);
-        let mut outward = Backward::new(&[down], &[&kept.states[2]], &[w.down], &[&grad])?;
+        let mut outward = Backward::new(&[down], &[&kept.down_state], &[w.down], &[&grad])?;
         // The gradient first, so that the hidden state is made again in the pass that goes on from it.
         let (mut dy, mut of_sub_norm, mut normed) = (outward.input_gradient()?, None, vec![]);
         if sub_norm.is_some() {
@@ -140,9 +139,9 @@ impl OnSlices for FfnBlock {
         let (hidden, of_gate, of_up) = self.hidden_and_gradients(kept, dy);
         let x_of_down = if sub_norm.is_some() { normed } else { hidden };
         let branches = self.branches();
-        let states = &kept.states.each_ref()[2 - branches.len()..2];
+        let states: Vec<_> = kept.branch_states.iter().collect();
         let dys: Vec<_> = of_gate.iter().chain([&of_up]).map(|dy| &dy[..]).collect();
-        let mut inward = Backward::new(&branches, states, &w.branches(), &dys)?;
+        let mut inward = Backward::new(&branches, &states, &w.branches(), &dys)?;
         let of_n = inward.input_gradient()?;
         let mut n = vec![];
         if inward.reads_input() {

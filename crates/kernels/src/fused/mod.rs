@@ -21,6 +21,7 @@ mod projection;
 mod relay;
 mod residual_blocks;
 mod row_products;
+mod row_projections;
 
 pub use attention_block::AttentionBlock;
 pub use ffn_block::{Branch, FfnBlock};

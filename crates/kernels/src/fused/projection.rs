@@ -8,6 +8,7 @@ use crate::quantized::{
     self, BackwardPass, Computation, Matrix, QuantizedLinear, RowGradients, RowKept, RowMaps,
 };
 use crate::row_operands::products_over_rows;
+use crate::row_tasks::RowUnit;
 use candle_core::{Result, Tensor};
 use std::slice;
 
@@ -75,7 +76,7 @@ impl Projection {
     }
 
     /// How projections of one x are computed, if it is not in f32.
-    fn low<'a>(all: &[&'a Self]) -> Result<Option<Computation<'a>>> {
+    pub(super) fn low<'a>(all: &[&'a Self]) -> Result<Option<Computation<'a>>> {
         let maps: Vec<_> = all.iter().filter_map(|projection| projection.low.as_ref()).collect();
         match maps.len() {
             0 => Ok(None),
@@ -103,7 +104,7 @@ impl Projection {
     }
 
     /// The weights of projections, of which there is one at least, as matrices of as many columns.
-    fn matrices<'a>(all: &[&Self], ws: &[&'a [f32]]) -> Result<Vec<Matrix<'a>>> {
+    pub(super) fn matrices<'a>(all: &[&Self], ws: &[&'a [f32]]) -> Result<Vec<Matrix<'a>>> {
         let ws =
             all.iter().zip(ws).map(|(projection, w)| projection.matrix(w)).collect::<Result<Vec<_>>>()?;
         match ws.iter().all(|w| w.cols == ws[0].cols) && !ws.is_empty() {
@@ -127,7 +128,7 @@ enum Way<'a> {
     /// Below f32, from operands that are quantised whole.
     Whole(BackwardPass<'a>),
     /// By tasks that quantise rows, which have found the gradient of x too.
-    ByRows(Option<Vec<f32>>, RowGradients),
+    ByRows { dx: Option<Vec<f32>>, gradients: RowGradients<'static>, unit: RowUnit },
 }
 
 impl<'a> Backward<'a> {
@@ -154,7 +155,7 @@ impl<'a> Backward<'a> {
         match &self.way {
             Way::Full => true,
             Way::Whole(pass) => pass.reads_input(),
-            Way::ByRows(..) => false,
+            Way::ByRows { .. } => false,
         }
     }
 
@@ -172,7 +173,7 @@ impl<'a> Backward<'a> {
                 dxs.for_each(|more| add(&mut dx, &more));
                 Ok(dx)
             }
-            Way::ByRows(dx, _) => dx.take().ok_or_else(missing),
+            Way::ByRows { dx, .. } => dx.take().ok_or_else(missing),
         }
     }
 
@@ -203,7 +204,7 @@ impl<'a> Way<'a> {
         }
         let rows = RowMaps::new(&computation, dys[0].rows, ws).ok_or_else(missing)?;
         let (dx, gradients) = rows.backward(&by_rows, ws, dys)?;
-        Ok(Self::ByRows(Some(dx), gradients))
+        Ok(Self::ByRows { dx: Some(dx), gradients, unit: rows.unit() })
     }
 }
 
@@ -216,7 +217,7 @@ pub(super) fn weight_gradients(all: &[(&Backward<'_>, &[f32])]) -> Result<Vec<Ve
         match &backward.way {
             Way::Full => pairs.extend(backward.dys.iter().map(|dy| (mat(*dy).t(), mat(x)))),
             Way::Whole(pass) => passes.push((pass, x)),
-            Way::ByRows(_, gradients) => by_rows.push(gradients),
+            Way::ByRows { gradients, unit, .. } => by_rows.push((gradients, *unit)),
         }
     }
     // As many multiplications as one product of this shape.
@@ -226,9 +227,9 @@ pub(super) fn weight_gradients(all: &[(&Backward<'_>, &[f32])]) -> Result<Vec<Ve
     match (&pairs[..], &passes[..], &by_rows[..]) {
         (_, [], []) => Ok(matmul_span(Part::MatmulWeight, shape, || products(pairs))),
         ([], _, []) => quantized::weight_gradients(&passes),
-        ([], [], [first, ..]) => Ok(matmul_span(Part::MatmulWeight, shape, || {
-            let pairs: Vec<_> = by_rows.iter().flat_map(|gradients| gradients.pairs()).collect();
-            products_over_rows(first.unit(), &pairs)
+        ([], [], [(_, unit), ..]) => Ok(matmul_span(Part::MatmulWeight, shape, || {
+            let pairs: Vec<_> = by_rows.iter().flat_map(|(gradients, _)| gradients.pairs()).collect();
+            products_over_rows(*unit, &pairs)
         })),
         _ => {
             let alone = all.iter().map(|one| weight_gradients(slice::from_ref(one)));

@@ -4,12 +4,11 @@
 
 use super::Norm;
 use super::projection::Projection;
-use crate::matmul::{Before, Mat, MatMut, Update};
 use crate::profile::{Part, Work, span};
 use crate::quantized::{Matrix, QuantizedLinear, Role};
 use crate::rms_norm;
 use crate::round::round_rows;
-use crate::row_tasks::{Operands, RowProducts};
+use crate::row_tasks::Operands;
 use candle_core::{Error, Result};
 use numerics::{Contraction, NumericFormat, Overflow};
 use rayon::prelude::*;
@@ -104,13 +103,13 @@ impl<'a> RowFormats<'a> {
         }
     }
 
-    /// Rounds an operand that one of the projections has, and counts.
-    pub(super) fn enter_one(&self, index: usize, role: Role, values: &mut [f32]) {
+    /// Rounds an operand of numbers of `format` that one of the projections has, and counts.
+    pub(super) fn enter_one(&self, index: usize, format: NumericFormat, role: Role, values: &mut [f32]) {
         for values in values.chunks_mut(AT_ONCE) {
             if let Some(counts) = self.non_finite.get(index) {
                 counts[role as usize].fetch_add(numerics::count_non_finite(values), Ordering::Relaxed);
             }
-            self.round(role, values);
+            self.round_from(format, role, values);
         }
     }
 
@@ -180,99 +179,6 @@ impl<'a> RowFormats<'a> {
     pub(super) fn output(&self) -> NumericFormat {
         self.all.first().map_or(NumericFormat::Fp32, |how| how.output)
     }
-
-    /// The gradient of a block's rows as it goes past the block, and as operand of products. Memory is there for what differs
-    /// from the gradient.
-    pub(super) fn gradient<'g>(
-        &self,
-        grad: &'g [f32],
-        residual: NumericFormat,
-        past: &'g mut [f32],
-        operand: &'g mut [f32],
-    ) -> [&'g [f32]; 2] {
-        let grad = past_block(grad, residual, past);
-        if operand.is_empty() {
-            return [grad; 2];
-        }
-        for (operand, grad) in operand.chunks_mut(AT_ONCE).zip(grad.chunks(AT_ONCE)) {
-            operand.copy_from_slice(grad);
-            self.enter(residual, Role::Grad, operand);
-        }
-        [grad, operand]
-    }
-
-    /// The norm in front of the projections: their operand, and `rstd`, which is returned.
-    pub(super) fn norm(
-        &self,
-        norm: &Norm,
-        [x, w]: [&[f32]; 2],
-        format: NumericFormat,
-        normed: &mut [f32],
-    ) -> Vec<f32> {
-        let at_once = at_once(w.len());
-        let mut rstd = Vec::with_capacity(x.len() / w.len());
-        for (x, normed) in x.chunks(at_once).zip(normed.chunks_mut(at_once)) {
-            rstd.extend(rms_norm::forward_rows(x, w, norm.eps as f32, normed));
-            round_rows(normed, format);
-            self.enter(format, Role::Input, normed);
-        }
-        rstd
-    }
-
-    /// The operand that [`RowFormats::norm`] gave again, and from the gradient of it to that of x, to which `grad` is added.
-    /// Returns sums for the gradient of the norm's weight.
-    pub(super) fn norm_backward(
-        &self,
-        [x, w, rstd, grad]: [&[f32]; 4],
-        format: NumericFormat,
-        of_normed: &mut [f32],
-        [normed, of_x]: [&mut [f32]; 2],
-    ) -> Vec<f32> {
-        round_rows(of_normed, format);
-        let at_once = at_once(w.len());
-        let of_rows = x.chunks(at_once).zip(normed.chunks_mut(at_once)).zip(rstd.chunks(at_once / w.len()));
-        for ((x, normed), rstd) in of_rows {
-            rms_norm::again_rows(x, w, rstd, normed);
-            round_rows(normed, format);
-            self.round_from(format, Role::Input, normed);
-        }
-        rms_norm::backward_rows(x, w, rstd, of_normed, Some(grad), of_x)
-    }
-
-    /// y ← residual + a b, in the format of the residual stream. `part` is memory for a product below f32.
-    pub(super) fn onto(
-        &self,
-        residual: &[f32],
-        products: &mut RowProducts<'_>,
-        (a, b): (Mat<'_>, usize),
-        y: &mut MatMut<'_>,
-        part: &mut [f32],
-        format: NumericFormat,
-    ) {
-        let [rows, cols] = y.shape();
-        let before = Before::Other(Mat::row_major(residual, rows, cols));
-        let mut results = [(b, &mut *y, Update { before, ..Update::OVERWRITE })];
-        products.multiply_rounded(a, &mut results, self.output(), part);
-        round_rows(y.elements(), format);
-    }
-
-    /// dx ← Σ dy w, the gradient of the input, from those of the projections and the weights of these numbers. `part` is
-    /// memory for one of several products below f32.
-    pub(super) fn input_gradient(
-        &self,
-        products: &mut RowProducts<'_>,
-        dys: &[(&[f32], usize)],
-        dx: &mut MatMut<'_>,
-        part: &mut [f32],
-    ) {
-        let rows = dx.shape()[0];
-        let mut update = Update::OVERWRITE;
-        for (dy, w) in dys {
-            let dy = Mat::row_major(dy, rows, dy.len() / rows);
-            products.multiply_rounded(dy, &mut [(*w, dx, update)], self.output(), part);
-            update = update.more();
-        }
-    }
 }
 
 /// Floats that go through several passes at a time, within a cache of the first level.
@@ -296,4 +202,38 @@ pub(super) fn past_block<'g>(grad: &'g [f32], residual: NumericFormat, memory: &
     memory.copy_from_slice(grad);
     round_rows(memory, residual);
     memory
+}
+
+/// The norm of rows x, rounded to `format` and passed to `enter` while in a cache; returns `rstd`.
+pub(super) fn norm_rows(
+    norm: &Norm,
+    [x, w]: [&[f32]; 2],
+    format: NumericFormat,
+    normed: &mut [f32],
+    enter: impl Fn(&mut [f32]),
+) -> Vec<f32> {
+    let at_once = at_once(w.len());
+    let mut rstd = Vec::with_capacity(x.len() / w.len());
+    for (x, normed) in x.chunks(at_once).zip(normed.chunks_mut(at_once)) {
+        rstd.extend(rms_norm::forward_rows(x, w, norm.eps as f32, normed));
+        round_rows(normed, format);
+        enter(normed);
+    }
+    rstd
+}
+
+/// What [`norm_rows`] gave again, from the `rstd` that it returned.
+pub(super) fn norm_rows_again(
+    [x, w, rstd]: [&[f32]; 3],
+    format: NumericFormat,
+    normed: &mut [f32],
+    enter: impl Fn(&mut [f32]),
+) {
+    let at_once = at_once(w.len());
+    let of_rows = x.chunks(at_once).zip(normed.chunks_mut(at_once)).zip(rstd.chunks(at_once / w.len()));
+    for ((x, normed), rstd) in of_rows {
+        rms_norm::again_rows(x, w, rstd, normed);
+        round_rows(normed, format);
+        enter(normed);
+    }
 }

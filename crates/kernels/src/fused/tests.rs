@@ -52,20 +52,18 @@ proptest! {
 /// Sizes for tasks of rows, with several tasks, and sizes whose weights are too narrow for them.
 #[test]
 fn blocks_agree_by_rows_and_by_operations() -> Result<()> {
-    for gated in [false, true] {
-        let case = Case { gated, ..Case::new(Recipe::Full) };
+    for case in Case::all(Recipe::Full) {
         for (n, d, d_ff) in [(125, 24, 40), (125, 24, 12)] {
             let inputs = case.ffn_inputs(&[n], d, d_ff)?;
             check(|kernels, x| case.ffn(keep(kernels), kernels, x), &inputs, 1e-4)?;
         }
-    }
-    let case = Case::new(Recipe::Full);
-    for (t, h, d_head) in [(65, 3, 8), (65, 2, 6)] {
-        // Large scores would make a step of the softmax.
-        let smaller = |x: Tensor| x * 0.2;
-        let inputs = case.attention_inputs([2, t, h, d_head])?;
-        let inputs = inputs.into_iter().map(smaller).collect::<Result<Vec<_>>>()?;
-        check(|kernels, x| case.attention(keep(kernels), kernels, h, x), &inputs, 1e-4)?;
+        for (t, h, d_head) in [(65, 3, 8), (65, 2, 6)] {
+            // Large scores would make a step of the softmax.
+            let smaller = |x: Tensor| x * 0.2;
+            let inputs = case.attention_inputs([2, t, h, d_head])?;
+            let inputs = inputs.into_iter().map(smaller).collect::<Result<Vec<_>>>()?;
+            check(|kernels, x| case.attention(keep(kernels), kernels, h, x), &inputs, 1e-4)?;
+        }
     }
     for (n, d, v) in [(300, 20, 50), (300, 20, 12)] {
         let (inputs, targets) =
@@ -142,12 +140,9 @@ fn low_precision_blocks_agree_with_single_operations() -> Result<()> {
 /// and in any number of threads. With kernels of f32 and on tiles.
 #[test]
 fn rows_in_low_precision_agree_with_single_operations_and_with_being_looked_at() -> Result<()> {
-    for recipe in [Recipe::Bf16, Recipe::Mixed, Recipe::Tf32] {
-        for gated in [false, true] {
-            let case = Case { gated, ..Case::new(recipe) };
-            low_rows_agree(&case, false)?;
-            low_rows_agree(&case, true)?;
-        }
+    for case in [Recipe::Bf16, Recipe::Mixed, Recipe::Tf32].into_iter().flat_map(Case::all) {
+        low_rows_agree(&case, false)?;
+        low_rows_agree(&case, true)?;
     }
     Ok(())
 }

@@ -15,10 +15,13 @@
 
 mod by_rows;
 mod computation;
+mod row_passes;
 mod rows_as_operands;
 
-pub(crate) use by_rows::{RowGradients, RowKept, RowMaps};
+pub(crate) use by_rows::{RowKept, RowMaps};
 pub(crate) use computation::{BackwardPass, Computation, Kept, weight_gradients};
+pub(crate) use row_passes::{RowBackward, RowForward, RowGradients};
+pub(crate) use rows_as_operands::Left;
 
 use crate::Kernels;
 use crate::buffers::{elements, with_elements};

@@ -6,7 +6,7 @@ use crate::profile::{Part, Work, span};
 use crate::round::round_rows;
 use crate::row_tasks::ROW_UNIT_ON_TILES;
 use numerics::{Contraction, Extent, NumericFormat, OuterScale, RowQuantizer, Scaling};
-use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// How rows become operands of products that sum over columns, and of those that sum over rows.
 pub(super) struct Ways {
@@ -59,26 +59,55 @@ impl Ways {
 }
 
 /// A matrix whose rows become operands.
-pub(super) struct RowOperand<'a> {
-    of: Matrix<'a>,
+pub(super) struct RowOperand {
+    cols: usize,
     ways: Ways,
+    /// What its rows hold that have come by.
+    seen: Mutex<Extent>,
 }
 
-impl<'a> RowOperand<'a> {
-    pub(super) fn new(how: &QuantizedLinear, role: Role, of: Matrix<'a>, both: bool) -> Option<Self> {
+/// Rows as the left operand of products, and their scales.
+pub(crate) struct Left<'t> {
+    /// Row-major.
+    pub(crate) values: &'t [f32],
+    pub(crate) outer: OuterScale,
+}
+
+impl RowOperand {
+    /// Whole matrices are looked at where their scale is that of all of it.
+    pub(super) fn of_whole(how: &QuantizedLinear, role: Role, of: Matrix<'_>, both: bool) -> Option<Self> {
         let extent = || span(Part::Quantise, Work::floats(of.values.len()), || numerics::extent(of.values));
-        Some(Self { of, ways: Ways::new(how, role, [of.rows, of.cols], extent, both)? })
+        Self::new(how, role, [of.rows, of.cols], extent, both)
+    }
+
+    /// For a matrix of this shape, which nobody has yet.
+    pub(super) fn of_rows(how: &QuantizedLinear, role: Role, shape: [usize; 2], both: bool) -> Option<Self> {
+        how.has_scales_of_rows(role).then(|| Self::new(how, role, shape, Extent::default, both))?
+    }
+
+    fn new(
+        how: &QuantizedLinear,
+        role: Role,
+        shape: [usize; 2],
+        extent: impl FnOnce() -> Extent,
+        both: bool,
+    ) -> Option<Self> {
+        Some(Self {
+            cols: shape[1],
+            ways: Ways::new(how, role, shape, extent, both)?,
+            seen: Mutex::default(),
+        })
     }
 
     pub(super) fn cols(&self) -> usize {
-        self.of.cols
+        self.cols
     }
 
     /// Columns of the operand that sums over columns, where it is not the other one too.
     pub(super) fn own_width(&self) -> usize {
         match self.ways.across {
             Across::Same => 0,
-            Across::Nothing | Across::Decoded(_) | Across::Again(_) => self.of.cols,
+            Across::Nothing | Across::Decoded(_) | Across::Again(_) => self.cols,
         }
     }
 
@@ -93,24 +122,25 @@ impl<'a> RowOperand<'a> {
         quantizer.scale().unwrap_or(1.0)
     }
 
-    /// Both operands of some rows, in `own` memory and in that of the one that sums over rows. Returns the one that sums over
-    /// columns, what the rows hold, and its scales.
+    /// Both operands of the rows x from number `first` on, in `own` memory and in that of the one that sums over rows. Returns the
+    /// one that sums over columns.
     pub(super) fn quantise<'t>(
         &self,
-        rows: &Range<usize>,
+        first: usize,
+        x: &[f32],
         own: &'t mut [f32],
         across: &'t mut [f32],
-    ) -> (&'t [f32], Extent, OuterScale) {
-        let (cols, first) = (self.of.cols, rows.start);
-        let x = &self.of.values[first * cols..rows.end * cols];
-        let Ways { along, across: way } = &self.ways;
+    ) -> Left<'t> {
+        let Self { cols, ways: Ways { along, across: way }, .. } = self;
+        let own = &mut own[..x.len() / cols * self.own_width()];
         let to = if matches!(way, Across::Same) { &mut *across } else { &mut *own };
         let (extent, outer) = along.quantize(x, first, to);
+        self.see(extent);
         match way {
-            Across::Same => return (across, extent, outer),
+            Across::Same => return Left { values: across, outer },
             Across::Nothing => {}
             Across::Decoded(format) => {
-                let of_rows = own.chunks_exact(cols).zip(across.chunks_exact_mut(cols)).enumerate();
+                let of_rows = own.chunks_exact(*cols).zip(across.chunks_exact_mut(*cols)).enumerate();
                 for (row, (values, across)) in of_rows {
                     multiply_into(values, of_row(&outer, row), across);
                     round_rows(across, *format);
@@ -120,7 +150,19 @@ impl<'a> RowOperand<'a> {
                 quantizer.quantize(x, first, across);
             }
         }
-        (own, extent, outer)
+        Left { values: own, outer }
+    }
+
+    fn see(&self, extent: Extent) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = seen.merge(extent);
+    }
+
+    /// Tells the keeper of a map what has come by.
+    pub(super) fn tell(&self, how: &QuantizedLinear, role: Role) {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        how.observer.passed(role, seen.non_finite());
+        how.observer.measured(role, how.spec(role), seen.amax());
     }
 }
 
