@@ -3,9 +3,10 @@
 use std::mem::MaybeUninit;
 
 use crate::grid::Grid;
+use crate::mx::{self, Blocks};
 use crate::rounding::Rounding;
 use crate::scale::{ScaleRule, tile_scales};
-use crate::sweep::{spread, sweep_amax, sweep_scaled};
+use crate::sweep::{is_finite, sweep_amax, sweep_one_scale, sweep_scaled};
 
 /// What a look at values finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,39 +39,29 @@ impl Extent {
         let non_finite = if x.is_empty() { 0 } else { sweep_amax(x, x.len(), x.len(), &mut amax) };
         Self { amax: amax[0], non_finite }
     }
+
+    /// The same, with their largest magnitude as bits, be it finite or not.
+    pub(crate) fn with_amax(amax: i32, x: &[f32]) -> Self {
+        if is_finite(amax) { Self { amax, non_finite: 0 } } else { Self::of(x) }
+    }
 }
 
-/// The scales of a band of tiles, spread over its columns.
+/// The scales of a band of tiles.
 pub(crate) struct BandScales {
-    /// Largest magnitudes, as bits, per tile.
+    /// Largest magnitudes, as bits.
     pub(crate) amax: Vec<i32>,
-    /// Per tile.
-    tile_folds: Vec<f32>,
-    /// Per column.
-    pub(crate) divisors: Vec<f32>,
-    /// Per column.
+    /// What rounded values are multiplied by.
     pub(crate) folds: Vec<f32>,
 }
 
 impl BandScales {
-    pub(crate) fn new(cols: usize, tile_cols: usize) -> Self {
-        let across = cols / tile_cols;
-        Self {
-            amax: vec![0; across],
-            tile_folds: vec![1.0; across],
-            divisors: vec![1.0; cols],
-            folds: vec![1.0; cols],
-        }
+    pub(crate) fn new(tiles: usize) -> Self {
+        Self { amax: vec![0; tiles], folds: vec![1.0; tiles] }
     }
 
-    /// Finds the scales of the tiles from their largest magnitudes, keeps their divisors in `kept`, and spreads them over the
-    /// columns.
+    /// Finds the scales of the tiles from their largest magnitudes. Divisors are kept in `kept`.
     pub(crate) fn fill(&mut self, rule: &ScaleRule, kept: &mut [f32]) {
-        tile_scales(rule, &self.amax, kept, &mut self.tile_folds);
-        spread(kept, &mut self.divisors);
-        if rule.folds() {
-            spread(&self.tile_folds, &mut self.folds);
-        }
+        tile_scales(rule, &self.amax, kept, &mut self.folds);
     }
 }
 
@@ -87,7 +78,7 @@ pub(crate) struct Bands {
 impl Bands {
     /// Memory for the scales of a band.
     pub(crate) fn scales(&self) -> BandScales {
-        BandScales::new(self.cols, self.tile_cols)
+        BandScales::new(self.cols / self.tile_cols)
     }
 
     /// Quantises whole bands, all of which it writes. `first` is the index of the first element in the stream of random bits. The
@@ -103,13 +94,29 @@ impl Bands {
         let Self { rule, grid, rounding, cols, tile_rows, tile_cols } = self;
         let (band, across) = (tile_rows * cols, cols / tile_cols);
         let mut extent = Extent::default();
+        if let ScaleRule::Mx { max_exponent, fraction_bits } = *rule {
+            // Nobody reads the divisors, which are all in the values.
+            let how = Blocks { max_exponent, fraction_bits, grid: *grid, rounding: *rounding };
+            if (*tile_rows, *tile_cols) != (mx::BLOCK, 1) {
+                return Extent::with_amax(mx::sweep_runs(x, out, &how, first), x);
+            }
+            for (i, (x, out)) in x.chunks_exact(band).zip(out.chunks_exact_mut(band)).enumerate() {
+                let amax = mx::sweep_columns(x, out, &how, first.wrapping_add((i * band) as u32));
+                extent = extent.merge(Extent::with_amax(amax, x));
+            }
+            return extent;
+        }
         let parts = x.chunks_exact(band).zip(out.chunks_exact_mut(band)).zip(kept.chunks_exact_mut(across));
         for (i, ((x, out), kept)) in parts.enumerate() {
-            scales.amax.fill(0);
+            let first = first.wrapping_add((i * band) as u32);
             let non_finite = sweep_amax(x, *cols, *tile_cols, &mut scales.amax);
             scales.fill(rule, kept);
-            let first = first.wrapping_add((i * band) as u32);
-            sweep_scaled(x, &scales.divisors, &scales.folds, out, grid, *rounding, first);
+            match kept {
+                [divisor] if !rule.folds() => {
+                    sweep_one_scale(x, *divisor, out, grid, *rounding, first);
+                }
+                _ => sweep_scaled(x, *tile_cols, [kept, &scales.folds], out, grid, *rounding, first),
+            }
             let amax = scales.amax.iter().copied().fold(0, i32::max);
             extent = extent.merge(Extent { amax, non_finite });
         }

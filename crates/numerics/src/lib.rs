@@ -61,6 +61,8 @@ pub mod reference;
 mod grid;
 mod sweep;
 
+mod mx;
+
 mod bands;
 
 mod quantize;

@@ -13,7 +13,9 @@ use crate::operand::{Operand, OuterScale};
 use crate::rounding::{Overflow, Rounding};
 use crate::scale::{MIN_SCALE, ScaleRule, nvfp4_tensor_scale};
 use crate::scaling::{Contraction, QuantSpec, Scaling};
-use crate::sweep::{sweep_amax, sweep_in_place, sweep_non_finite, sweep_scaled, sweep_unscaled};
+use crate::sweep::{
+    sweep_amax, sweep_in_place, sweep_non_finite, sweep_one_scale, sweep_scaled, sweep_unscaled,
+};
 
 /// Elements that a task handles: 64 KiB, which stay in the cache between the search for the largest magnitude
 /// and the rounding.
@@ -162,9 +164,7 @@ impl Scaled<'_> {
     fn unscaled(&self) -> Operand {
         let grid = self.grid();
         let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
-            let extent = Extent::of(x);
-            sweep_unscaled(x, out, &grid, self.rounding, first);
-            extent
+            Extent::with_amax(sweep_unscaled(x, out, &grid, self.rounding, first), x)
         };
         let (values, extent) = written(self.x.len(), |values| {
             let tasks = Self::tasks(self.x, values, TASK, 0);
@@ -176,11 +176,8 @@ impl Scaled<'_> {
     /// One scale, known beforehand.
     fn one_scale(&self, scale: f32) -> Operand {
         let grid = self.grid();
-        let (divisors, folds) = (vec![scale; self.cols], vec![1.0; self.cols]);
         let round = |(x, out, first): (&[f32], &mut [MaybeUninit<f32>], u32)| {
-            let extent = Extent::of(x);
-            sweep_scaled(x, &divisors, &folds, out, &grid, self.rounding, first);
-            extent
+            Extent::with_amax(sweep_one_scale(x, scale, out, &grid, self.rounding, first), x)
         };
         let (values, extent) = written(self.x.len(), |values| {
             let tasks = Self::tasks(self.x, values, self.cols * self.task_rows(), 0);
@@ -237,7 +234,7 @@ impl Scaled<'_> {
     ) -> Extent {
         let (grid, cols) = (self.grid(), self.cols);
         let (band, across) = (tile_rows * cols, cols / tile_cols);
-        let mut scales = BandScales::new(cols, tile_cols);
+        let mut scales = BandScales::new(across);
         let mut extent = Extent::default();
         let parts = self.x.chunks_exact(band).zip(values.chunks_exact_mut(band));
         for (i, ((x, out), kept)) in parts.zip(divisors.chunks_exact_mut(across)).enumerate() {
@@ -245,7 +242,7 @@ impl Scaled<'_> {
             scales.fill(rule, kept);
             let tasks = Self::tasks(x, out, cols * self.task_rows(), i * band);
             tasks.for_each(|(x, out, first)| {
-                sweep_scaled(x, &scales.divisors, &scales.folds, out, &grid, self.rounding, first);
+                sweep_scaled(x, tile_cols, [kept, &scales.folds], out, &grid, self.rounding, first);
             });
             let amax = scales.amax.iter().copied().fold(0, i32::max);
             extent = extent.merge(Extent { amax, non_finite });
@@ -257,16 +254,17 @@ impl Scaled<'_> {
     fn tall_amax(&self, rows: std::ops::Range<usize>, tile_cols: usize, amax: &mut [i32]) -> u64 {
         let x = &self.x[rows.start * self.cols..rows.end * self.cols];
         let empty = || (vec![0; amax.len()], 0);
-        let sweep = |(mut amax, non_finite): (Vec<i32>, u64), x: &[f32]| {
-            let more = sweep_amax(x, self.cols, tile_cols, &mut amax);
-            (amax, non_finite + more)
+        let sweep = |x: &[f32]| {
+            let mut amax = vec![0; amax.len()];
+            let non_finite = sweep_amax(x, self.cols, tile_cols, &mut amax);
+            (amax, non_finite)
         };
         let merge = |(mut a, a_count): (Vec<i32>, u64), (b, b_count): (Vec<i32>, u64)| {
             a.iter_mut().zip(b).for_each(|(a, b)| *a = (*a).max(b));
             (a, a_count + b_count)
         };
         let tasks = x.par_chunks(self.cols * self.task_rows());
-        let (found, non_finite) = tasks.fold(empty, sweep).reduce(empty, merge);
+        let (found, non_finite) = tasks.map(sweep).reduce(empty, merge);
         amax.copy_from_slice(&found);
         non_finite
     }

@@ -8,7 +8,7 @@ use crate::operand::OuterScale;
 use crate::rounding::Rounding;
 use crate::scale::{ScaleRule, nvfp4_tensor_scale};
 use crate::scaling::{Contraction, QuantSpec, Scaling};
-use crate::sweep::{sweep_scaled, sweep_unscaled};
+use crate::sweep::{sweep_one_scale, sweep_unscaled};
 
 impl QuantSpec {
     /// The scale of a whole tensor with this largest finite magnitude, where that decides it: of [`Scaling::Tensor`], and the one
@@ -34,14 +34,7 @@ pub struct RowQuantizer {
 
 enum Way {
     Unscaled(Grid, Rounding),
-    /// One scale: as the divisor and as the factor of every column.
-    OneScale {
-        scale: f32,
-        divisors: Vec<f32>,
-        folds: Vec<f32>,
-        grid: Grid,
-        rounding: Rounding,
-    },
+    OneScale(f32, Grid, Rounding),
     /// Scales that are multiplied back into the values, and that of the sums.
     Folded(Bands, f32),
     /// A scale for every row.
@@ -73,9 +66,7 @@ impl RowQuantizer {
         let (unit, way) = match spec.scaling {
             Scaling::None => (1, Way::Unscaled(grid, rounding)),
             Scaling::Tensor | Scaling::Delayed { .. } => {
-                let scale = spec.scale.round_up(tensor?);
-                let (divisors, folds) = (vec![scale; cols], vec![1.0; cols]);
-                (1, Way::OneScale { scale, divisors, folds, grid, rounding })
+                (1, Way::OneScale(spec.scale.round_up(tensor?), grid, rounding))
             }
             Scaling::Row if contraction == Contraction::Columns => (1, Way::PerRow(bands(1.0))),
             Scaling::Mx => (tile_rows, Way::Folded(bands(1.0), 1.0)),
@@ -95,7 +86,7 @@ impl RowQuantizer {
     pub fn scale(&self) -> Option<f32> {
         match &self.way {
             Way::Unscaled(..) => Some(1.0),
-            Way::OneScale { scale, .. } | Way::Folded(_, scale) => Some(*scale),
+            Way::OneScale(scale, ..) | Way::Folded(_, scale) => Some(*scale),
             Way::PerRow(_) => None,
         }
     }
@@ -116,14 +107,12 @@ impl RowQuantizer {
         let index = (first * self.cols) as u32;
         match &self.way {
             Way::Unscaled(grid, rounding) => {
-                let round = |x: &[f32], out: &mut _, index| sweep_unscaled(x, out, grid, *rounding, index);
-                (self.one_by_one(x, out, index, round), OuterScale::Uniform(1.0))
+                let amax = sweep_unscaled(x, out, grid, *rounding, index);
+                (Extent::with_amax(amax, x), OuterScale::Uniform(1.0))
             }
-            Way::OneScale { scale, divisors, folds, grid, rounding } => {
-                let round = |x: &[f32], out: &mut _, index| {
-                    sweep_scaled(x, divisors, folds, out, grid, *rounding, index)
-                };
-                (self.one_by_one(x, out, index, round), OuterScale::Uniform(*scale))
+            Way::OneScale(scale, grid, rounding) => {
+                let amax = sweep_one_scale(x, *scale, out, grid, *rounding, index);
+                (Extent::with_amax(amax, x), OuterScale::Uniform(*scale))
             }
             Way::Folded(bands, scale) => {
                 let mut divisors = vec![0.0; x.len() / (bands.tile_rows * bands.tile_cols)];
@@ -136,22 +125,5 @@ impl RowQuantizer {
                 (extent, OuterScale::PerLine(divisors))
             }
         }
-    }
-
-    /// Rounds one row after another, and looks at each first, which then is in the cache.
-    fn one_by_one(
-        &self,
-        x: &[f32],
-        out: &mut [MaybeUninit<f32>],
-        mut index: u32,
-        round: impl Fn(&[f32], &mut [MaybeUninit<f32>], u32),
-    ) -> Extent {
-        let mut extent = Extent::default();
-        for (x, out) in x.chunks_exact(self.cols).zip(out.chunks_exact_mut(self.cols)) {
-            extent = extent.merge(Extent::of(x));
-            round(x, out, index);
-            index = index.wrapping_add(self.cols as u32);
-        }
-        extent
     }
 }

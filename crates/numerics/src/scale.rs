@@ -119,13 +119,10 @@ multiversion! {
                 }
             }
             ScaleRule::Mx { max_exponent, fraction_bits } => {
-                let unit = f32::from_bits((127 - fraction_bits as u32) << 23);
                 for ((amax, divisor), fold) in amax.zip(divisors).zip(folds) {
-                    let code = ((amax.to_bits() >> 23) as i32 - max_exponent).max(0) as u32;
-                    // 2^-127 is subnormal.
-                    let power = f32::from_bits(if code == 0 { 1 << 22 } else { code << 23 });
-                    *divisor = power * unit;
-                    *fold = power * unit;
+                    let scale = mx_scale(amax.to_bits() as i32, max_exponent, fraction_bits);
+                    *divisor = scale;
+                    *fold = scale;
                 }
             }
             ScaleRule::Nvfp4 { tensor_scale } => {
@@ -139,6 +136,15 @@ multiversion! {
             }
         }
     }
+}
+
+/// The scale of a block of MX, as [`ScaleRule::scale`] finds it, from the bits of its largest magnitude.
+#[inline(always)]
+pub(crate) fn mx_scale(amax: i32, max_exponent: i32, fraction_bits: i32) -> f32 {
+    let unit = f32::from_bits((127 - fraction_bits as u32) << 23);
+    let code = ((amax >> 23) - max_exponent).max(0) as u32;
+    // 2^-127 is subnormal.
+    f32::from_bits(if code == 0 { 1 << 22 } else { code << 23 }) * unit
 }
 
 /// NVFP4's fp32 scale of the tensor.

@@ -13,13 +13,13 @@ const INFINITY_BITS: i32 = 0x7f80_0000;
 
 /// The magnitude's bits, which are ordered as the magnitudes are. (Signed: the comparison that SIMD has.)
 #[inline(always)]
-fn magnitude(x: f32) -> i32 {
+pub(crate) fn magnitude(x: f32) -> i32 {
     (x.to_bits() & 0x7fff_ffff) as i32
 }
 
 /// The bits of a finite magnitude; 0 for others.
 #[inline(always)]
-fn finite(bits: i32) -> i32 {
+pub(crate) fn finite(bits: i32) -> i32 {
     if bits < INFINITY_BITS { bits } else { 0 }
 }
 
@@ -38,7 +38,7 @@ fn run_amax<const ALL_FINITE: bool>(run: &[f32]) -> i32 {
 /// The same for the short runs of MX and NVFP4, sixteen at a time and halved by hand: the compiler would unroll the loop before it
 /// saw vectors.
 #[inline(always)]
-fn short_run_amax<const ALL_FINITE: bool>(run: &[f32]) -> i32 {
+pub(crate) fn short_run_amax<const ALL_FINITE: bool>(run: &[f32]) -> i32 {
     let mut lanes = [0; 16];
     for part in run.as_chunks::<16>().0 {
         for (lane, x) in lanes.iter_mut().zip(part) {
@@ -83,27 +83,36 @@ fn row_amax<const ALL_FINITE: bool>(row: &[f32], tile_cols: usize, amax: &mut [i
     }
 }
 
-/// How many elements are not finite. A loop of its own: two sums in one loop over a short run would cost
-/// more.
+/// How many elements are not finite.
 #[inline(always)]
 fn count_non_finite(row: &[f32]) -> u64 {
     let count = row.iter().fold(0u32, |count, &x| count + u32::from(magnitude(x) >= INFINITY_BITS));
     u64::from(count)
 }
 
+/// Whether bits are those of a finite magnitude.
+#[inline(always)]
+pub(crate) fn is_finite(bits: i32) -> bool {
+    bits < INFINITY_BITS
+}
+
 multiversion! {
-    /// Raises `amax`, which has an entry for each run of `tile_cols` columns, to the largest finite
-    /// magnitudes (as bits) of these rows. Returns the number of elements that are not finite.
+    /// The largest finite magnitudes (as bits) of runs of `tile_cols` columns of these rows. Returns the number of elements that are
+    /// not finite.
     pub(crate) fn sweep_amax(rows: &[f32], cols: usize, tile_cols: usize, amax: &mut [i32]) -> u64 {
+        amax.fill(0);
+        for row in rows.chunks_exact(cols) {
+            row_amax::<true>(row, tile_cols, amax);
+        }
+        // What is not finite is above all that is.
+        if amax.iter().fold(0, |all, bits| all.max(*bits)) < INFINITY_BITS {
+            return 0;
+        }
+        amax.fill(0);
         let mut non_finite = 0;
         for row in rows.chunks_exact(cols) {
-            match count_non_finite(row) {
-                0 => row_amax::<true>(row, tile_cols, amax),
-                count => {
-                    non_finite += count;
-                    row_amax::<false>(row, tile_cols, amax);
-                }
-            }
+            row_amax::<false>(row, tile_cols, amax);
+            non_finite += count_non_finite(row);
         }
         non_finite
     }
@@ -113,49 +122,89 @@ multiversion! {
         count_non_finite(x)
     }
 
-    /// Spreads the numbers of tiles over their `out.len() / tiles.len()` columns each.
-    pub(crate) fn spread(tiles: &[f32], out: &mut [f32]) {
-        let tile_cols = out.len() / tiles.len();
-        match tile_cols {
-            1 => out.copy_from_slice(tiles),
-            // The usual blocks, with a length that the compiler knows.
-            16 => out.as_chunks_mut::<16>().0.iter_mut().zip(tiles).for_each(|(out, tile)| *out = [*tile; 16]),
-            32 => out.as_chunks_mut::<32>().0.iter_mut().zip(tiles).for_each(|(out, tile)| *out = [*tile; 32]),
-            _ => out.chunks_exact_mut(tile_cols).zip(tiles).for_each(|(out, tile)| out.fill(*tile)),
-        }
-    }
-
-    /// out = fold round(x / divisor), with one divisor and one factor per column. `first` is the index of the
+    /// out = fold round(x / divisor), with divisors and factors that `tile_cols` columns each share. `first` is the index of the
     /// first element in the stream of random bits. Every element of `out` is written.
     pub(crate) fn sweep_scaled(
         rows: &[f32],
-        divisors: &[f32],
-        folds: &[f32],
+        tile_cols: usize,
+        scales: [&[f32]; 2],
         out: &mut [MaybeUninit<f32>],
         grid: &Grid,
         rounding: Rounding,
         first: u32,
     ) {
-        let cols = divisors.len();
+        let [divisors, folds] = scales;
+        let cols = tile_cols * divisors.len();
         with_rounding!(*grid, rounding, |round| {
             let mut first = first;
             for (row, out) in rows.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
                 let scales = divisors.iter().zip(folds);
-                for (i, ((x, out), (divisor, fold))) in row.iter().zip(out).zip(scales).enumerate() {
-                    out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
+                match tile_cols {
+                    1 => {
+                        for (i, ((x, out), (divisor, fold))) in row.iter().zip(out).zip(scales).enumerate() {
+                            out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
+                        }
+                    }
+                    // The usual blocks, with a length that the compiler knows.
+                    16 => {
+                        let tiles = row.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<16>().0);
+                        for (tile, ((x, out), (divisor, fold))) in tiles.zip(scales).enumerate() {
+                            let first = first.wrapping_add(16 * tile as u32);
+                            for (i, (x, out)) in x.iter().zip(out).enumerate() {
+                                out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
+                            }
+                        }
+                    }
+                    _ => {
+                        let tiles = row.chunks_exact(tile_cols).zip(out.chunks_exact_mut(tile_cols));
+                        for (tile, ((x, out), (divisor, fold))) in tiles.zip(scales).enumerate() {
+                            let first = first.wrapping_add((tile_cols * tile) as u32);
+                            for (i, (x, out)) in x.iter().zip(out).enumerate() {
+                                out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
+                            }
+                        }
+                    }
                 }
                 first = first.wrapping_add(cols as u32);
             }
         });
     }
 
-    /// out = round(x), without scales. Every element of `out` is written.
-    pub(crate) fn sweep_unscaled(x: &[f32], out: &mut [MaybeUninit<f32>], grid: &Grid, rounding: Rounding, first: u32) {
+    /// out = round(x / divisor). Every element of `out` is written. Returns the largest magnitude of x as bits, be it finite or not.
+    pub(crate) fn sweep_one_scale(
+        x: &[f32],
+        divisor: f32,
+        out: &mut [MaybeUninit<f32>],
+        grid: &Grid,
+        rounding: Rounding,
+        first: u32,
+    ) -> i32 {
         with_rounding!(*grid, rounding, |round| {
+            let mut amax = 0;
+            for (i, (x, out)) in x.iter().zip(out).enumerate() {
+                out.write(round(*x, x / divisor, first.wrapping_add(i as u32)));
+                amax = amax.max(magnitude(*x));
+            }
+            amax
+        })
+    }
+
+    /// out = round(x), without scales, as [`sweep_one_scale`].
+    pub(crate) fn sweep_unscaled(
+        x: &[f32],
+        out: &mut [MaybeUninit<f32>],
+        grid: &Grid,
+        rounding: Rounding,
+        first: u32,
+    ) -> i32 {
+        with_rounding!(*grid, rounding, |round| {
+            let mut amax = 0;
             for (i, (x, out)) in x.iter().zip(out).enumerate() {
                 out.write(round(*x, *x, first.wrapping_add(i as u32)));
+                amax = amax.max(magnitude(*x));
             }
-        });
+            amax
+        })
     }
 
     /// x = round(x), without scales.
