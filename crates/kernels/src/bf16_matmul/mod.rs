@@ -15,6 +15,7 @@
 // Only x86-64 has such a unit; elsewhere all of this is checked by its tests and used by nobody.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
+mod blocks;
 mod over_rows;
 mod pack;
 mod strips;
@@ -34,6 +35,7 @@ pub(crate) use amx::Amx;
 
 use crate::matmul::{self, Mat, MatMut, Update};
 use crate::round::round_rows;
+pub(crate) use blocks::{block_of, left_tiles, over_lines, round_block};
 use numerics::NumericFormat;
 pub(crate) use over_rows::OverRows;
 pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write};
@@ -228,6 +230,16 @@ enum Left<'a> {
 /// Updates each c by a and its b, for the rows of a task, unless the parts of b do not hold a. All b have as many.
 pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Destination<'_, '_>]) -> bool {
     multiply_left(unit, Left::Rows(a), results)
+}
+
+/// The same for a left operand that is packed, an even number of strips with so many tiles in each.
+pub(crate) fn multiply_packed(
+    unit: impl TileUnit,
+    tiles: &[Tile],
+    len: usize,
+    results: &mut [Destination<'_, '_>],
+) {
+    multiply_left(unit, Left::Packed { tiles, len, pitch: len }, results);
 }
 
 /// [`multiply_rows`] for either left operand.

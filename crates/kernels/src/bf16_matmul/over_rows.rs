@@ -59,6 +59,23 @@ impl OverRows {
         }
     }
 
+    /// Writes tiles of 32 rows, of which this is the number, for two strips. Elements have one part.
+    ///
+    /// # Safety
+    /// No other task packs any of these rows.
+    pub(crate) unsafe fn put(&self, panel: usize, step: usize, tiles: &[Tile; 2]) {
+        assert!(2 * panel < self.strips() && step < self.len() && self.parts == Parts::One);
+        for (strip, tile) in tiles.iter().enumerate() {
+            // SAFETY: there is room for the steps of every strip, and by the contract nobody else has those of these rows.
+            unsafe { self.place.add((2 * panel + strip) * self.pitch() + step).write(*tile) };
+        }
+    }
+
+    /// Which operand it is.
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
     /// The operand.
     ///
     /// # Safety

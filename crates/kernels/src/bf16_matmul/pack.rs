@@ -111,6 +111,16 @@ pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, vi
     }
 }
 
+/// Transposes the pairs of a tile.
+pub(super) fn transpose(tile: &mut Tile) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx512 {
+        // SAFETY: `isa` is never wider than what this CPU has.
+        return unsafe { avx512::transpose(tile) };
+    }
+    tile.0 = transposed(&tile.0, f32::from_bits, f32::to_bits);
+}
+
 multiversion! {
     /// [`pack`] without instructions of its own.
     fn pack_one(tiles: &mut [MaybeUninit<Tile>], side: Side, view: Mat<'_>) -> bool {

@@ -1,6 +1,7 @@
 //! A feed-forward block with its norm and its residual connection.
 
 use super::ffn_rows::FfnRows;
+use super::ffn_tiles::KeptTiles;
 use super::projection::{Backward, Projection, State, weight_gradients};
 use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
@@ -75,6 +76,8 @@ pub(super) struct Kept {
     pub(super) up: Vec<f32>,
     /// \[n\], of the norm before the down projection.
     pub(super) sub_rstd: Vec<f32>,
+    /// In place of gate and up, where these never lay in memory.
+    pub(super) tiles: Option<KeptTiles>,
     /// One for each branch.
     pub(super) branch_states: Vec<State>,
     pub(super) down_state: State,
@@ -113,7 +116,7 @@ impl OnSlices for FfnBlock {
         }
         let (mut y, down_state) = down.forward_onto(x, &hidden, w.down, keep)?;
         round_in_place(&mut y, formats.residual);
-        Ok((y, Kept { rstd, gate, up, sub_rstd, branch_states, down_state, by_rows: false }))
+        Ok((y, Kept { rstd, gate, up, sub_rstd, tiles: None, branch_states, down_state, by_rows: false }))
     }
 
     fn back(&self, x: &[f32], weights: &[&[f32]], kept: &Kept, grad: &[f32]) -> Result<Gradients> {

@@ -1,19 +1,22 @@
 //! A feed-forward block whose tasks take some rows all the way through it.
 
 use super::ffn_block::{FfnBlock, Kept, Weights};
+#[cfg(target_arch = "x86_64")]
+use super::ffn_tiles::FfnTiles;
 use super::residual_blocks::Gradients;
 use super::row_products::{AT_ONCE, norm_rows, past_block, width_past_block};
-use super::row_projections::{BackwardRows, ForwardRows, RowProjections};
+use super::row_projections::{BackwardRows, ForwardRows, RowProjections, other_kind};
 use super::rows_of;
 use crate::Pointwise;
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_matmul::{Amx, BLOCK, Parts};
 use crate::matmul::{Mat, MatMut, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
 use crate::rms_norm;
 use crate::round::round_rows;
 use crate::row_operands::{Factor, ToMake, products_over_rows};
-use crate::row_tasks::RowTask;
-use crate::row_tasks::RowUnit;
+use crate::row_tasks::{RowTask, RowUnit};
 use candle_core::Result;
 use numerics::NumericFormat;
 use std::slice;
@@ -79,8 +82,28 @@ impl<'a> FfnRows<'a> {
         (self.block.gate.as_ref().map(|branch| &*branch.function), &*self.block.up.function)
     }
 
+    /// The block as one that keeps its hidden state on tiles, if it is of that kind too.
+    #[cfg(target_arch = "x86_64")]
+    fn on_tiles(&self) -> Option<FfnTiles<'_, Amx>> {
+        let Self { block, w, x, n, d, d_ff, .. } = *self;
+        let RowUnit::Tiles(unit, Parts::One) = self.unit else { return None };
+        let (RowProjections::ByValue(inward), RowProjections::ByValue(outward)) =
+            (&self.inward, &self.outward)
+        else {
+            return None;
+        };
+        let are_bf16 =
+            block.formats.compute == NumericFormat::Bf16 && inward.are_bf16() && outward.are_bf16();
+        let is_one = are_bf16 && self.d_sub_norm == 0 && n.is_multiple_of(BLOCK);
+        is_one.then_some(FfnTiles { unit, rows: self.unit, block, w, inward, outward, x, n, d, d_ff })
+    }
+
     /// As [`super::residual_blocks::OnSlices::run`].
     pub(super) fn run(&self, keep: bool) -> Result<(Vec<f32>, Kept)> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(result) = self.on_tiles().and_then(|block| block.run(keep)) {
+            return Ok(result);
+        }
         let Self { n, d, d_ff, d_gate, unit, .. } = *self;
         let inward = self.inward.forward(&self.block.branches(), &self.w.branches(), n, keep)?;
         let outward = self.outward.forward(&[&self.block.down], &[self.w.down], n, keep)?;
@@ -120,6 +143,7 @@ impl<'a> FfnRows<'a> {
             gate,
             up,
             sub_rstd: sub_rstd.concat(),
+            tiles: None,
             branch_states: inward.states(normed),
             down_state,
             by_rows: true,
@@ -189,6 +213,11 @@ impl<'a> FfnRows<'a> {
 
     /// As [`super::residual_blocks::OnSlices::back`].
     pub(super) fn back(&self, kept: &Kept, grad: &[f32]) -> Result<Gradients> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = &kept.tiles {
+            let gradients = self.on_tiles().and_then(|block| block.back(&kept.rstd, tiles, grad));
+            return gradients.ok_or_else(other_kind);
+        }
         let Self { block, w, n, d, d_ff, d_gate, d_sub_norm, unit, .. } = *self;
         let inward = self.inward.backward(&block.branches(), &w.branches(), n, &kept.branch_states)?;
         let outward =

@@ -124,6 +124,20 @@ impl<'a> RowFormats<'a> {
         }
     }
 
+    /// Adds to what was counted in an operand of one of the projections.
+    pub(super) fn add_found(&self, index: usize, role: Role, found: u32) {
+        if let (Some(counts), true) = (self.non_finite.get(index), found > 0) {
+            counts[role as usize].fetch_add(found.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether all operands and results are of bf16, and beyond its largest number infinite.
+    pub(super) fn are_bf16(&self) -> bool {
+        !self.is_full()
+            && self.output() == NumericFormat::Bf16
+            && Role::ALL.into_iter().all(|role| self.holds(role, NumericFormat::Bf16))
+    }
+
     /// Counts in the weights, which are rounded where they are packed.
     pub(super) fn count_weights(&self, weights: &[&[f32]]) {
         const TASK: usize = 1 << 15;

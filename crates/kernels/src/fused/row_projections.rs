@@ -460,6 +460,6 @@ impl<'m> WeightOperands<'m> {
     }
 }
 
-fn other_kind() -> Error {
+pub(super) fn other_kind() -> Error {
     Error::Msg("internal error: what the forward pass kept is of another kind".into())
 }

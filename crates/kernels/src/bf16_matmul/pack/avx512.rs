@@ -141,7 +141,7 @@ fn pairs_by_lines<const PARTS: usize>(
 /// Transposes a tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-fn transpose(tile: &mut Tile) {
+pub(super) fn transpose(tile: &mut Tile) {
     let mut rows = [_mm512_setzero_si512(); 16];
     for (row, from) in rows.iter_mut().zip(&tile.0) {
         // SAFETY: a row of a tile is 64 bytes.
