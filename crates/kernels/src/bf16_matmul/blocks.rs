@@ -34,55 +34,80 @@ impl Strips {
     }
 }
 
-#[inline(always)]
-fn is_non_finite(x: f32) -> bool {
-    x.to_bits() & 0x7fff_ffff >= f32::INFINITY.to_bits()
-}
+/// The largest magnitudes of a block before it was rounded to bf16 and after, as bits.
+pub(crate) struct Largest([i32; 2]);
 
-multiversion! {
-    /// Rounds numbers to bf16. Returns how many were not finite before, and how many are not now.
-    pub(crate) fn round_block(numbers: &mut [f32]) -> [u32; 2] {
-        let [mut before, mut after] = [0; 2];
-        for x in numbers {
-            before += u32::from(is_non_finite(*x));
-            *x = to_bf16(*x);
-            after += u32::from(is_non_finite(*x));
+impl Largest {
+    /// How many numbers of the block were not finite before.
+    pub(crate) fn non_finite_before(&self, block: &Sums) -> u64 {
+        if self.0[0] < f32::INFINITY.to_bits() as i32 {
+            0
+        } else {
+            numerics::count_non_finite(block.numbers())
         }
-        [before, after]
     }
 
-    /// A block of numbers of bf16 as left operand, a tile of a step for each of two strips of lines. (Of a NaN that arithmetic made
-    /// the upper half is one still.)
-    pub(crate) fn left_tiles(block: &Sums, tiles: &mut [Tile; 2]) {
+    /// How many are not after.
+    pub(crate) fn non_finite_after(&self, block: &Sums) -> u64 {
+        if self.0[1] < f32::INFINITY.to_bits() as i32 {
+            return 0;
+        }
+        let mut block = *block;
+        round_block(&mut block);
+        numerics::count_non_finite(block.numbers())
+    }
+}
+
+/// A magnitude as bits (signed: the comparison that SIMD has).
+#[inline(always)]
+fn magnitude(x: f32) -> i32 {
+    (x.to_bits() & 0x7fff_ffff) as i32
+}
+
+// Loops over all of a tile at a time: of loops over rows of 16 the compiler would make gathers.
+multiversion! {
+    /// Rounds a block to bf16.
+    pub(crate) fn round_block(block: &mut Sums) {
+        for x in block.numbers_mut() {
+            *x = to_bf16(*x);
+        }
+    }
+
+    /// A block rounded to bf16 as left operand: a tile of a step for each of two strips of lines. (Of a NaN that arithmetic made the
+    /// upper half is one still.)
+    pub(crate) fn left_tiles(block: &Sums, tiles: &mut [Tile; 2]) -> Largest {
+        let [mut before, mut after] = [0; 2];
         for (tile, [early, late]) in tiles.iter_mut().zip(&block.0) {
-            for line in 0..LINES {
-                for lane in 0..LINES {
-                    tile.0[line][lane] = pair_of(early[line][lane], late[line][lane]);
-                }
+            let numbers = early.as_flattened().iter().zip(late.as_flattened());
+            for (pair, (early, late)) in tile.0.as_flattened_mut().iter_mut().zip(numbers) {
+                before = before.max(magnitude(*early)).max(magnitude(*late));
+                let [early, late] = [to_bf16(*early), to_bf16(*late)];
+                after = after.max(magnitude(early)).max(magnitude(late));
+                *pair = pair_of(early, late);
             }
         }
+        Largest([before, after])
     }
 
     /// The block that was made to these tiles.
     pub(crate) fn block_of(tiles: &[Tile; 2], block: &mut Sums) {
         for (tile, [early, late]) in tiles.iter().zip(&mut block.0) {
-            for line in 0..LINES {
-                for lane in 0..LINES {
-                    early[line][lane] = f32::from_bits(tile.0[line][lane] << 16);
-                    late[line][lane] = f32::from_bits(tile.0[line][lane] & 0xffff_0000);
-                }
+            let numbers = early.as_flattened_mut().iter_mut().zip(late.as_flattened_mut());
+            for (pair, (early, late)) in tile.0.as_flattened().iter().zip(numbers) {
+                *early = f32::from_bits(pair << 16);
+                *late = f32::from_bits(pair & 0xffff_0000);
             }
         }
     }
 
     /// The same block where its lines are what is summed over: right tiles of a step for each of two strips of its columns.
     fn right_over_lines(left: &[Tile; 2], right: &mut [Tile; 2]) {
-        for line in 0..LINES {
-            for lane in 0..LINES {
-                let [early, late] = [left[0].0[line][lane], left[1].0[line][lane]];
-                right[0].0[line][lane] = early & 0xffff | late << 16;
-                right[1].0[line][lane] = early >> 16 | late & 0xffff_0000;
-            }
+        let [first, second] = right;
+        let left = left[0].0.as_flattened().iter().zip(left[1].0.as_flattened());
+        let right = first.0.as_flattened_mut().iter_mut().zip(second.0.as_flattened_mut());
+        for ((early, late), (first, second)) in left.zip(right) {
+            *first = early & 0xffff | late << 16;
+            *second = early >> 16 | late & 0xffff_0000;
         }
     }
 }

@@ -194,7 +194,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                 activation.time(|| {
                     for (branch, sums) in [&mut up, &mut gate].into_iter().take(branches).enumerate() {
                         self.clear_padding(panel, sums);
-                        round_block(sums.numbers_mut());
+                        round_block(sums);
                         if let Some(place) = places.get(rows.start / BLOCK + block) {
                             left_tiles(sums, &mut packed);
                             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,9 +210,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                         }
                         (None, up_fn) => up_fn.value(up.numbers(), hidden.numbers_mut()),
                     }
-                    let [_, found] = round_block(hidden.numbers_mut());
-                    outward.add_found(0, Role::Input, found);
-                    left_tiles(&hidden, &mut packed);
+                    let largest = left_tiles(&hidden, &mut packed);
+                    outward.add_found(0, Role::Input, largest.non_finite_after(&hidden));
                     hidden_left.put(block, panel, &packed);
                 });
             }
@@ -328,7 +327,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                     .time(|| tiles.multiply(&mut dy, Start::Zero, left.block(block), out_of.panel(panel)));
                 activation.time(|| {
                     self.clear_padding(panel, &mut dy);
-                    round_block(dy.numbers_mut());
+                    round_block(&mut dy);
                     let kept = &kept.0[((first + block) * panels + panel) * branches * 2..];
                     for (sums, tiles) in
                         [&mut up, &mut gate].into_iter().zip(kept.as_chunks().0).take(branches)
@@ -349,15 +348,13 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                     let gradients = [&mut of_gate, &mut of_up].into_iter().skip(2 - branches);
                     let all = gradients.zip(&mut *of_branches).zip(&across.of_branches).enumerate();
                     for (branch, ((sums, left), across)) in all {
-                        let [found, _] = round_block(sums.numbers_mut());
-                        inward.add_found(branch, Role::Grad, found);
-                        left_tiles(sums, &mut packed);
+                        let largest = left_tiles(sums, &mut packed);
+                        inward.add_found(branch, Role::Grad, largest.non_finite_before(sums));
                         left.put(block, panel, &packed);
                         over_lines(&packed, across.side(), &mut turned);
                         // SAFETY: these rows belong to this task.
                         unsafe { across.put(panel, first + block, &turned) };
                     }
-                    round_block(hidden.numbers_mut());
                     left_tiles(&hidden, &mut packed);
                     over_lines(&packed, across.hidden.side(), &mut turned);
                     // SAFETY: these rows belong to this task.

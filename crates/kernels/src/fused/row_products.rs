@@ -125,9 +125,9 @@ impl<'a> RowFormats<'a> {
     }
 
     /// Adds to what was counted in an operand of one of the projections.
-    pub(super) fn add_found(&self, index: usize, role: Role, found: u32) {
+    pub(super) fn add_found(&self, index: usize, role: Role, found: u64) {
         if let (Some(counts), true) = (self.non_finite.get(index), found > 0) {
-            counts[role as usize].fetch_add(found.into(), Ordering::Relaxed);
+            counts[role as usize].fetch_add(found, Ordering::Relaxed);
         }
     }
 
