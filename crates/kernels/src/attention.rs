@@ -6,20 +6,21 @@
 mod blocks;
 mod tiles;
 
-pub(crate) use blocks::{backward, forward};
+pub(crate) use blocks::{Precision, backward, forward};
 
 use crate::Kernels;
 use crate::buffers::with_cpu;
 use crate::heads::{HeadShape, Heads};
 use crate::profile::{Part, Work, span};
-use crate::row_tasks::Operands;
+use crate::round;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use numerics::NumericFormat;
 use std::sync::OnceLock;
 
 /// out_i = Σ_{j <= i} softmax_j(scale q_i · k_j) v_j for every head: q, k, v and out are \[b, t, h, d\]. Where q, k and v are
-/// numbers of a `format` that bf16 holds, and the CPU has AMX, its tiles multiply; whatever the format, probabilities have more
-/// digits.
+/// numbers of a `format` that bf16 holds, and the CPU has AMX, its tiles multiply. Probabilities, and in the backward pass the
+/// gradients of scores, are rounded to the format where they are multiplied with values, keys and queries, as FlashAttention and
+/// PyTorch do (Dao et al. 2022, arXiv 2205.14135); the softmax is taken in f32.
 ///
 /// # Errors
 /// When the shapes differ.
@@ -41,10 +42,10 @@ pub fn causal_attention(
         );
     }
     match kernels.for_tensors(&[q_bthd, k_bthd, v_bthd]) {
-        Kernels::Reference => reference(q_bthd, k_bthd, v_bthd, scale),
+        Kernels::Reference => reference(q_bthd, k_bthd, v_bthd, scale, format),
         Kernels::Portable => {
-            let operands = Operands::of(format);
-            let op = CausalAttention { scale: scale as f32, operands, log_sum_exp: OnceLock::new() };
+            let precision = Precision::of(format);
+            let op = CausalAttention { scale: scale as f32, precision, log_sum_exp: OnceLock::new() };
             span(Part::Attention, work(q_bthd, 2, 4)?, || q_bthd.apply_op3(k_bthd, v_bthd, op))
         }
     }
@@ -59,7 +60,13 @@ fn work(q_bthd: &Tensor, products: usize, passes: usize) -> Result<Work> {
 }
 
 /// The softmax of half-precision scores is taken in `f32`.
-fn reference(q_bthd: &Tensor, k_bthd: &Tensor, v_bthd: &Tensor, scale: f64) -> Result<Tensor> {
+fn reference(
+    q_bthd: &Tensor,
+    k_bthd: &Tensor,
+    v_bthd: &Tensor,
+    scale: f64,
+    format: NumericFormat,
+) -> Result<Tensor> {
     let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous();
     let (q_bhtd, k_bhtd, v_bhtd) = (heads(q_bthd)?, heads(k_bthd)?, heads(v_bthd)?);
     let wide = if q_bthd.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
@@ -69,12 +76,14 @@ fn reference(q_bthd: &Tensor, k_bthd: &Tensor, v_bthd: &Tensor, scale: f64) -> R
     let hidden = Tensor::new(f32::NEG_INFINITY, q_bthd.device())?.to_dtype(wide)?;
     let scores = visible.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
     let probs = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v_bthd.dtype())?;
+    // Tensors of another type have been rounded to it.
+    let probs = if probs.dtype() == DType::F32 { round(Kernels::Reference, &probs, format)? } else { probs };
     probs.matmul(&v_bhtd)?.transpose(1, 2)?.contiguous()
 }
 
 struct CausalAttention {
     scale: f32,
-    operands: Operands,
+    precision: Precision,
     /// ln Σ_j exp(scale q_i · k_j) for every row i: \[b, h, t\], kept by the forward pass.
     log_sum_exp: OnceLock<Vec<f32>>,
 }
@@ -97,7 +106,7 @@ impl CustomOp3 for CausalAttention {
         let q = Heads::new(q, q_layout, shape)?;
         let k = Heads::new(k, k_layout, shape)?;
         let v = Heads::new(v, v_layout, shape)?;
-        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale, self.operands);
+        let (out, log_sum_exp) = forward([q, k, v], shape, self.scale, self.precision);
         self.log_sum_exp.get_or_init(|| log_sum_exp);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
@@ -116,7 +125,7 @@ impl CustomOp3 for CausalAttention {
         let passes_back = |views: [(&CpuStorage, &Layout); 4]| {
             let shape = HeadShape::of(views[0].1)?;
             let [q, k, v, grad] = views.map(|(storage, layout)| Heads::new(storage, layout, shape));
-            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale, self.operands))
+            Ok(backward([q?, k?, v?], log_sum_exp, grad?, shape, self.scale, self.precision))
         };
         // Four products besides that of q and k, which only recomputes the scores.
         let gradients =
@@ -160,7 +169,8 @@ mod tests {
 
     #[test]
     fn takes_strided_gradients() -> Result<()> {
-        let op = CausalAttention { scale: 0.7, operands: Operands::F32, log_sum_exp: OnceLock::new() };
+        let precision = Precision::of(NumericFormat::Fp32);
+        let op = CausalAttention { scale: 0.7, precision, log_sum_exp: OnceLock::new() };
         let [q, k, v] = qkv([2, 70, 2, 3])?;
         check_strided_gradient3(&op, [&q, &k, &v])
     }

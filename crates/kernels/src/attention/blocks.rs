@@ -5,13 +5,18 @@
 //! the product with the values all happen in a buffer of that many rows. Keys after the block are never touched, so
 //! half of the work of the plain form is skipped. (Dao et al. 2022, section 3.1 and appendix B; here a block spans all of
 //! its keys, so no running rescaling is needed.)
+//!
+//! Below f32 probabilities and the gradients of scores are rounded where they are multiplied, and there alone: the softmax and its
+//! backward pass are in f32.
 
 use super::tiles;
 use crate::f32_matmul::{Buffer, Kernel, Skip};
 use crate::heads::{HeadShape, Heads, HeadsMut};
 use crate::matmul::{Before, Mat, MatMut, Update};
+use crate::round::round_rows;
 use crate::row_tasks::Operands;
 use crate::simd::{LANES, exp_minus_in_place, exp_minus_in_place_dot, max};
+use numerics::NumericFormat;
 use rayon::prelude::*;
 
 /// Rows of scores that are alive at a time in the forward pass: whole tiles, and little of the future.
@@ -21,19 +26,34 @@ pub(super) const BLOCK: usize = 24;
 /// are quicker.
 pub(super) const BACKWARD_BLOCK: usize = 48;
 
-/// The output and the log of the softmax's denominator of every row, \[b, h, t\]; on tiles where there are any for these
-/// operands.
+/// What products are of.
+#[derive(Clone, Copy)]
+pub(crate) struct Precision {
+    /// Operands are rounded to it.
+    pub(super) format: NumericFormat,
+    /// Which decide on tiles.
+    pub(super) operands: Operands,
+}
+
+impl Precision {
+    /// That of a format.
+    pub(crate) fn of(format: NumericFormat) -> Self {
+        Self { format, operands: Operands::of(format) }
+    }
+}
+
+/// The output and the log of the softmax's denominator of every row, \[b, h, t\]. On tiles where there are any for the operands.
 pub(crate) fn forward(
     [q, k, v]: [Heads<'_>; 3],
     shape: HeadShape,
     scale: f32,
-    operands: Operands,
+    precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
     let mut out = Vec::with_capacity(shape.len());
     // SAFETY: every row of every head is written before it is read, see `forward_head`.
     let out_heads = unsafe { HeadsMut::uninit(&mut out, shape) };
     #[cfg(target_arch = "x86_64")]
-    let unit = operands.as_tiles();
+    let unit = precision.operands.as_tiles();
     let log_sum_exp: Vec<Vec<f32>> = (0..shape.b * shape.h)
         .into_par_iter()
         .map_init(
@@ -49,7 +69,7 @@ pub(crate) fn forward(
                     return done;
                 }
                 let scores = scores.get_or_insert_with(|| Rows::new(BLOCK, shape.t));
-                forward_head(inputs, scale, scores, buffers, out)
+                forward_head(inputs, (scale, precision.format), scores, buffers, out)
             },
         )
         .collect();
@@ -65,13 +85,13 @@ pub(crate) fn backward(
     grad: Heads<'_>,
     shape: HeadShape,
     scale: f32,
-    operands: Operands,
+    precision: Precision,
 ) -> [Vec<f32>; 3] {
     let mut gradients = [(); 3].map(|()| Vec::with_capacity(shape.len()));
     // SAFETY: every row of every head is overwritten before it is read, see `backward_head`.
     let heads_mut = gradients.each_mut().map(|gradient| unsafe { HeadsMut::uninit(gradient, shape) });
     #[cfg(target_arch = "x86_64")]
-    let unit = operands.as_tiles();
+    let unit = precision.operands.as_tiles();
     (0..shape.b * shape.h).into_par_iter().for_each_init(
         || (None, tiles::Scratch::default()),
         |(scratch, on_tiles), head| {
@@ -90,7 +110,8 @@ pub(crate) fn backward(
             {
                 return;
             }
-            backward_head(&saved, scale, scratch.get_or_insert_with(|| Scratch::new(shape)), gradients);
+            let scratch = scratch.get_or_insert_with(|| Scratch::new(shape));
+            backward_head(&saved, (scale, precision.format), scratch, gradients);
         },
     );
     for gradient in &mut gradients {
@@ -117,6 +138,11 @@ impl Rows {
         Mat::new(&self.floats, [rows, cols], [self.stride, 1])
     }
 
+    fn round(&mut self, rows: usize, cols: usize, format: NumericFormat) {
+        let rows = self.floats.chunks_exact_mut(self.stride).take(rows);
+        rows.for_each(|row| round_rows(&mut row[..cols], format));
+    }
+
     fn view_mut(&mut self, rows: usize, cols: usize) -> MatMut<'_> {
         MatMut::strided(&mut self.floats, [rows, cols], self.stride)
     }
@@ -125,7 +151,7 @@ impl Rows {
 /// One head forward; returns the log of the softmax's denominator of every row.
 fn forward_head(
     [q, k, v]: [Mat<'_>; 3],
-    scale: f32,
+    (scale, format): (f32, NumericFormat),
     scores: &mut Rows,
     [keys, values, spare]: &mut [Buffer; 3],
     mut out: MatMut<'_>,
@@ -143,6 +169,7 @@ fn forward_head(
         let mut block = scores.view_mut(rows, kernel.whole_strips(seen));
         kernel.multiply_packed(&mut block, scaled, q.rows(start, rows), keys, wanted, spare);
         exp_rows(scores, start, &mut denominators[..rows], &mut log_sum_exp[start..seen]);
+        scores.round(rows, seen, format);
         kernel.multiply(
             &mut out.rows(start, rows),
             Update::OVERWRITE,
@@ -194,7 +221,7 @@ impl Scratch {
 /// G Vᵀ, dS = P (dP - δ) with δ_i = Σ_j P_ij dP_ij, dQ = scale dS K, dK = scale dSᵀ Q.
 fn backward_head(
     saved: &Saved<'_>,
-    scale: f32,
+    (scale, format): (f32, NumericFormat),
     scratch: &mut Scratch,
     [mut dq, mut dk, mut dv]: [MatMut<'_>; 3],
 ) {
@@ -220,6 +247,8 @@ fn backward_head(
         kernel.multiply_packed(&mut scores, scaled, q, keys_t, wanted, spare);
         kernel.multiply_packed(&mut d_probs, Update::OVERWRITE, grad, values_t, wanted, spare);
         softmax_backward_rows(probs, d_scores, start, &log_sum_exp[start..seen]);
+        probs.round(rows, seen, format);
+        d_scores.round(rows, seen, format);
         let (probs, d_scores) = (probs.view(rows, seen), d_scores.view(rows, seen));
         let before = if seen < t { Before::There } else { Before::Nothing };
         kernel.multiply(&mut dq.rows(start, rows), scaled, d_scores, keys, Skip::LeftAbove(diagonal), spare);

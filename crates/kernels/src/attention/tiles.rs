@@ -4,8 +4,7 @@
 //! becomes an operand lane by lane: dVᵀ = Gᵀ P and dKᵀ = Qᵀ dS have it on the right, where nothing is to be transposed
 //! but the results.
 //!
-//! Probabilities and the gradients of scores have more digits than bf16. Each goes as the sum of two bf16 numbers, which is
-//! within 2^-15 of it, and so through two products.
+//! Probabilities and the gradients of scores are rounded to bf16 where they are multiplied, and there alone.
 
 use super::blocks::Saved;
 use crate::bf16_matmul::{
@@ -14,6 +13,7 @@ use crate::bf16_matmul::{
 };
 use crate::math::exp_or_zero;
 use crate::matmul::{Mat, MatMut};
+use crate::round::to_bf16;
 use crate::simd::{combine, transposed};
 use std::ops::Range;
 
@@ -41,8 +41,11 @@ impl Operand {
     /// Room for so many lines and steps.
     fn reserve(&mut self, [lines, steps]: [usize; 2]) -> &mut [Tile] {
         self.steps = steps.div_ceil(STEPS);
-        self.tiles.resize(lines.div_ceil(BLOCK) * 2 * self.steps, Tile::ZERO);
-        &mut self.tiles
+        let count = lines.div_ceil(BLOCK) * 2 * self.steps;
+        if self.tiles.len() < count {
+            self.tiles.resize(count, Tile::ZERO);
+        }
+        &mut self.tiles[..count]
     }
 
     /// Some tiles of the two strips of a block.
@@ -55,9 +58,6 @@ impl Operand {
         self.part(block, 0..self.steps)
     }
 }
-
-/// An operand that is the sum of two.
-type Split = [Operand; 2];
 
 /// Memory that heads take in turn.
 #[derive(Default)]
@@ -73,11 +73,11 @@ pub(super) struct Scratch {
     values_t: Operand,
     grads_t: Operand,
     /// Of a block of queries: over keys.
-    probs: Split,
-    d_scores: Split,
+    probs: Operand,
+    d_scores: Operand,
     /// Of a block of queries and each of keys: over queries.
-    probs_t: Split,
-    d_scores_t: Split,
+    probs_t: Operand,
+    d_scores_t: Operand,
     scores: Vec<Sums>,
     d_probs: Vec<Sums>,
     /// Of keys and values: features by positions, each in blocks.
@@ -108,23 +108,17 @@ pub(super) fn forward_head(
             unit.multiply(scores, Start::Zero, queries.block(block), keys.block(of_keys));
         }
         let seen = 0..scores.len();
-        let [high, low] = probs.each_mut().map(|probs| probs.reserve([BLOCK, seen.len() * STEPS]));
         let mut denominators = [0.0; BLOCK];
-        exp_rows(scores, scale, high, low, &mut denominators, &mut log_sum_exp);
+        let tiles = probs.reserve([BLOCK, seen.len() * STEPS]);
+        exp_rows(scores, scale, tiles, &mut denominators, &mut log_sum_exp);
         for features in 0..d.div_ceil(BLOCK) {
-            add_split(&mut unit, &mut sums, Start::Zero, probs, values_t.part(features, seen.clone()));
+            unit.multiply(&mut sums, Start::Zero, probs.block(0), values_t.part(features, seen.clone()));
             let mut out = out.window([block * BLOCK, features * BLOCK], [BLOCK; 2]);
             write(&sums, &denominators.map(|sum| 1.0 / sum), &mut out);
         }
     }
     log_sum_exp.truncate(t);
     Some(log_sum_exp)
-}
-
-/// sums ← start + a b for the only block of a.
-fn add_split(unit: &mut impl Tiles, sums: &mut Sums, start: Start, [high, low]: &Split, b: [&[Tile]; 2]) {
-    unit.multiply(sums, start, high.block(0), b);
-    unit.multiply(sums, Start::Sums, low.block(0), b);
 }
 
 /// One head backward, whether bf16 holds it. The formulas are those of [`blocks`](super::blocks).
@@ -165,20 +159,17 @@ pub(super) fn backward_head(
         let mut shifts = [0.0; BLOCK];
         let rows = BLOCK.min(t - start);
         shifts[..rows].copy_from_slice(&log_sum_exp[start..][..rows]);
-        let [rows_high, rows_low] = d_scores.each_mut().map(|x| x.reserve([BLOCK, seen.len() * STEPS]));
-        let [probs_high, probs_low] = probs_t.each_mut().map(|x| x.reserve([seen.len() * BLOCK, STEPS]));
-        let [high, low] = d_scores_t.each_mut().map(|x| x.reserve([seen.len() * BLOCK, STEPS]));
+        let rows = d_scores.reserve([BLOCK, seen.len() * STEPS]);
+        let columns = [&mut *probs_t, &mut *d_scores_t].map(|x| x.reserve([seen.len() * BLOCK, STEPS]));
+        let [of_probs, of_scores] = columns;
         let deltas = probabilities(&mut scores[seen.clone()], &d_probs[seen.clone()], scale, &shifts);
         for of_keys in seen.clone() {
-            let [probs, rows, columns] = [
-                [&mut *probs_high, &mut *probs_low].map(|tiles| tiles_of(tiles, 2 * of_keys, 1)),
-                [&mut *rows_high, &mut *rows_low].map(|tiles| tiles_of(tiles, of_keys, seen.len())),
-                [&mut *high, &mut *low].map(|tiles| tiles_of(tiles, 2 * of_keys, 1)),
-            ];
-            operands(&scores[of_keys], &d_probs[of_keys], &deltas, probs, rows, columns);
+            let rows = tiles_of(rows, of_keys, seen.len());
+            let columns = [&mut *of_probs, &mut *of_scores].map(|tiles| tiles_of(tiles, 2 * of_keys, 1));
+            operands(&scores[of_keys], &d_probs[of_keys], &deltas, rows, columns);
         }
         for features in 0..of_features {
-            add_split(&mut unit, &mut sums, Start::Zero, d_scores, keys_t.part(features, seen.clone()));
+            unit.multiply(&mut sums, Start::Zero, d_scores.block(0), keys_t.part(features, seen.clone()));
             let mut dq = dq.window([start, features * BLOCK], [BLOCK; 2]);
             write(&sums, &[scale; BLOCK], &mut dq);
             let step = block..block + 1;
@@ -187,8 +178,7 @@ pub(super) fn backward_head(
                 let left = [&*queries_t, &*grads_t].map(|left| left.part(features, step.clone()));
                 for ((sums, left), right) in gradients.iter_mut().zip(left).zip([&*d_scores_t, &*probs_t]) {
                     let sums = &mut sums[features * blocks + of_keys];
-                    unit.multiply(sums, start, left, right[0].block(of_keys));
-                    unit.multiply(sums, Start::Sums, left, right[1].block(of_keys));
+                    unit.multiply(sums, start, left, right.block(of_keys));
                 }
             }
         }
@@ -221,17 +211,14 @@ fn visible(mut halves: [Lanes; 2], row: usize, is_last: bool, hidden: f32) -> [L
     halves
 }
 
-/// Pairs of the upper halves of both, and of what is missing: of 16 further digits 8, rounded. (A NaN's upper half is one
-/// still, where arithmetic made it.)
+/// Pairs of numbers rounded to bf16.
 #[inline(always)]
-fn split_pairs(early: &Lanes, late: &Lanes) -> [[u32; LINES]; 2] {
-    let halves = [*early, *late];
-    let mut missing = halves;
-    for x in missing.as_flattened_mut() {
-        let rest = *x - f32::from_bits(x.to_bits() & 0xffff_0000);
-        *x = f32::from_bits(rest.to_bits().wrapping_add(0x8000));
+fn rounded_pairs(early: &Lanes, late: &Lanes) -> [u32; LINES] {
+    let mut halves = [*early, *late];
+    for x in halves.as_flattened_mut() {
+        *x = to_bf16(*x);
     }
-    [pairs(&halves), pairs(&missing)]
+    pairs(&halves)
 }
 
 #[inline(always)]
@@ -249,8 +236,7 @@ crate::multiversion! {
     fn exp_rows(
         scores: &mut [Sums],
         scale: f32,
-        high: &mut [Tile],
-        low: &mut [Tile],
+        tiles: &mut [Tile],
         sums: &mut [f32; BLOCK],
         log_sum_exp: &mut Vec<f32>,
     ) {
@@ -281,9 +267,7 @@ crate::multiversion! {
                 for lane in 0..LINES {
                     sum[lane] += probs[0][lane] + probs[1][lane];
                 }
-                let pairs = split_pairs(&probs[0], &probs[1]);
-                let tile = strip * (last + 1) + block;
-                (high[tile].0[line], low[tile].0[line]) = (pairs[0], pairs[1]);
+                tiles[strip * (last + 1) + block].0[line] = rounded_pairs(&probs[0], &probs[1]);
             }
             *of_row = combine(sum, |a, b| a + b);
             log_sum_exp.push(largest + of_row.ln());
@@ -319,10 +303,10 @@ crate::multiversion! {
         probs: &Sums,
         d_probs: &Sums,
         deltas: &[f32; BLOCK],
-        probs_t: [[&mut Tile; 2]; 2],
-        d_scores: [[&mut Tile; 2]; 2],
-        d_scores_t: [[&mut Tile; 2]; 2],
+        d_scores: [&mut Tile; 2],
+        columns: [[&mut Tile; 2]; 2],
     ) {
+        let [probs_t, d_scores_t] = columns;
         for line in 0..LINES {
             // Queries that are a pair where they are steps.
             let rows = [line, line + LINES];
@@ -336,12 +320,9 @@ crate::multiversion! {
                 }
             }
             for half in 0..2 {
-                let pairs = split_pairs(&probs[0][half], &probs[1][half]);
-                (probs_t[0][half].0[line], probs_t[1][half].0[line]) = (pairs[0], pairs[1]);
-                let pairs = split_pairs(&of_scores[0][half], &of_scores[1][half]);
-                (d_scores_t[0][half].0[line], d_scores_t[1][half].0[line]) = (pairs[0], pairs[1]);
-                let pairs = split_pairs(&of_scores[half][0], &of_scores[half][1]);
-                (d_scores[0][half].0[line], d_scores[1][half].0[line]) = (pairs[0], pairs[1]);
+                probs_t[half].0[line] = rounded_pairs(&probs[0][half], &probs[1][half]);
+                d_scores_t[half].0[line] = rounded_pairs(&of_scores[0][half], &of_scores[1][half]);
+                d_scores[half].0[line] = rounded_pairs(&of_scores[half][0], &of_scores[half][1]);
             }
         }
     }

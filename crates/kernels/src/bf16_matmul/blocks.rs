@@ -75,9 +75,9 @@ multiversion! {
 
     /// A block rounded to bf16 as left operand: a tile of a step for each of two strips of lines. (Of a NaN that arithmetic made the
     /// upper half is one still.)
-    pub(crate) fn left_tiles(block: &Sums, tiles: &mut [Tile; 2]) -> Largest {
+    pub(crate) fn left_tiles(block: &Sums, tiles: [&mut Tile; 2]) -> Largest {
         let [mut before, mut after] = [0; 2];
-        for (tile, [early, late]) in tiles.iter_mut().zip(&block.0) {
+        for (tile, [early, late]) in tiles.into_iter().zip(&block.0) {
             let numbers = early.as_flattened().iter().zip(late.as_flattened());
             for (pair, (early, late)) in tile.0.as_flattened_mut().iter_mut().zip(numbers) {
                 before = before.max(magnitude(*early)).max(magnitude(*late));
@@ -101,7 +101,7 @@ multiversion! {
     }
 
     /// The same block where its lines are what is summed over: right tiles of a step for each of two strips of its columns.
-    fn right_over_lines(left: &[Tile; 2], right: &mut [Tile; 2]) {
+    fn right_over_lines(left: [&Tile; 2], right: &mut [Tile; 2]) {
         let [first, second] = right;
         let left = left[0].0.as_flattened().iter().zip(left[1].0.as_flattened());
         let right = first.0.as_flattened_mut().iter_mut().zip(second.0.as_flattened_mut());
@@ -113,7 +113,7 @@ multiversion! {
 }
 
 /// The same block where its lines are what is summed over, as tiles of a step for each of two strips of its columns.
-pub(crate) fn over_lines(left: &[Tile; 2], side: Side, tiles: &mut [Tile; 2]) {
+pub(crate) fn over_lines(left: [&Tile; 2], side: Side, tiles: &mut [Tile; 2]) {
     right_over_lines(left, tiles);
     if side == Side::Left {
         tiles.iter_mut().for_each(transpose);

@@ -4,12 +4,11 @@ use super::attention_rows::AttentionRows;
 use super::projection::{Backward, Projection, State, weight_gradients};
 use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
-use crate::attention;
+use crate::attention::{self, Precision};
 use crate::buffers::with_elements;
 use crate::heads::{HeadShape, Heads};
 use crate::profile::{Part, Work, span};
 use crate::rope::rotate_in_place;
-use crate::row_tasks::Operands;
 use candle_core::{Result, Tensor};
 
 /// x + o(sub_norm(attention(rope(q(n)), rope(k(n)), v(n)))), n = norm(x).
@@ -121,7 +120,8 @@ impl OnSlices for Shaped {
             }
         };
         let (mut out, log_sum_exp) = span(Part::Attention, self.attention_work(2.0, 4), || {
-            attention::forward(self.heads(&qkv), self.shape, *scale as f32, Operands::of(formats.compute))
+            let precision = Precision::of(formats.compute);
+            attention::forward(self.heads(&qkv), self.shape, *scale as f32, precision)
         });
         if let Some(rows) = rows {
             let (y, sub_rstd, o_state) = rows.after_heads(&mut out, keep)?;
@@ -210,8 +210,15 @@ impl Shaped {
         span(Part::Attention, self.attention_work(4.0, 7), || {
             let of_out = Heads::contiguous(of_out, self.shape);
             let scale = self.block.scale as f32;
-            let operands = Operands::of(self.block.formats.compute);
-            attention::backward(self.heads(&kept.qkv), &kept.log_sum_exp, of_out, self.shape, scale, operands)
+            let precision = Precision::of(self.block.formats.compute);
+            attention::backward(
+                self.heads(&kept.qkv),
+                &kept.log_sum_exp,
+                of_out,
+                self.shape,
+                scale,
+                precision,
+            )
         })
     }
 

@@ -73,10 +73,11 @@ struct LeftBlocks<'t> {
 }
 
 impl LeftBlocks<'_> {
-    fn put(&mut self, block: usize, step: usize, tiles: &[Tile; 2]) {
-        for (strip, tile) in tiles.iter().enumerate() {
-            self.tiles[(2 * block + strip) * self.steps + step] = *tile;
-        }
+    /// The tiles of a step of a block.
+    fn at(&mut self, block: usize, step: usize) -> [&mut Tile; 2] {
+        let first = 2 * block * self.steps + step;
+        let (before, from) = self.tiles.split_at_mut(first + self.steps);
+        [&mut before[first], &mut from[0]]
     }
 
     /// The strips of a block.
@@ -196,7 +197,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                         self.clear_padding(panel, sums);
                         round_block(sums);
                         if let Some(place) = places.get(rows.start / BLOCK + block) {
-                            left_tiles(sums, &mut packed);
+                            left_tiles(sums, packed.each_mut());
                             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
                             let first = (panel * branches + branch) * 2;
                             place[first].write(packed[0]);
@@ -210,9 +211,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                         }
                         (None, up_fn) => up_fn.value(up.numbers(), hidden.numbers_mut()),
                     }
-                    let largest = left_tiles(&hidden, &mut packed);
+                    let largest = left_tiles(&hidden, hidden_left.at(block, panel));
                     outward.add_found(0, Role::Input, largest.non_finite_after(&hidden));
-                    hidden_left.put(block, panel, &packed);
                 });
             }
         }
@@ -309,7 +309,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             for block in 0..blocks {
                 let [early, late] = left.block(block);
                 for (panel, tiles) in early.iter().zip(late).enumerate() {
-                    over_lines(&[*tiles.0, *tiles.1], across.of_y.side(), &mut turned);
+                    over_lines([tiles.0, tiles.1], across.of_y.side(), &mut turned);
                     // SAFETY: these rows belong to this task.
                     unsafe { across.of_y.put(panel, first + block, &turned) };
                 }
@@ -348,15 +348,15 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                     let gradients = [&mut of_gate, &mut of_up].into_iter().skip(2 - branches);
                     let all = gradients.zip(&mut *of_branches).zip(&across.of_branches).enumerate();
                     for (branch, ((sums, left), across)) in all {
-                        let largest = left_tiles(sums, &mut packed);
+                        let [early, late] = left.at(block, panel);
+                        let largest = left_tiles(sums, [&mut *early, &mut *late]);
                         inward.add_found(branch, Role::Grad, largest.non_finite_before(sums));
-                        left.put(block, panel, &packed);
-                        over_lines(&packed, across.side(), &mut turned);
+                        over_lines([early, late], across.side(), &mut turned);
                         // SAFETY: these rows belong to this task.
                         unsafe { across.put(panel, first + block, &turned) };
                     }
-                    left_tiles(&hidden, &mut packed);
-                    over_lines(&packed, across.hidden.side(), &mut turned);
+                    left_tiles(&hidden, packed.each_mut());
+                    over_lines(packed.each_ref(), across.hidden.side(), &mut turned);
                     // SAFETY: these rows belong to this task.
                     unsafe { across.hidden.put(panel, first + block, &turned) };
                 });
