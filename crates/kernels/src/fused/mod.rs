@@ -16,7 +16,6 @@ mod attention_block;
 mod attention_rows;
 mod ffn_block;
 mod ffn_rows;
-mod ffn_rows_back;
 mod ffn_tiles;
 mod head_loss;
 mod projection;
