@@ -2,7 +2,7 @@
 //! next operation reads it, and threads meet once instead of after every operation.
 
 #[cfg(target_arch = "x86_64")]
-use crate::bf16_matmul::{self, Amx, Destination, Parts, Strips};
+use crate::bf16_matmul::{self, Amx, Destination, LineScales, Parts, Strips};
 use crate::f32_matmul::{Buffer, Kernel, Packed, is_small};
 use crate::matmul::{self, Before, Mat, MatMut, Update};
 use crate::round::round_rows;
@@ -227,7 +227,7 @@ impl RowProducts<'_> {
             RightOperands::F32(kernel, packed) => kernel.multiply_rows(a, packed, results),
             #[cfg(target_arch = "x86_64")]
             RightOperands::Tiles(_, right, round) => {
-                if !self.multiply_on_tiles(a, results, false) {
+                if !self.multiply_on_tiles(a, results, &[], false) {
                     for (index, c, update) in results {
                         let b = right[*index].mat(|values| round(*index, values));
                         matmul::update(c, *update, a, b);
@@ -250,7 +250,7 @@ impl RowProducts<'_> {
             return self.multiply(a, results);
         }
         #[cfg(target_arch = "x86_64")]
-        if format == NumericFormat::Bf16 && self.multiply_on_tiles(a, results, true) {
+        if format == NumericFormat::Bf16 && self.multiply_on_tiles(a, results, &[], true) {
             return;
         }
         if results.iter().all(|(.., update)| update.is_overwrite()) {
@@ -278,20 +278,41 @@ impl RowProducts<'_> {
         }
     }
 
+    /// The same with products that are multiplied by the scales of their rows and by those of each one's columns before they are
+    /// rounded. Whether that is done: to bf16, by tiles.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there are no tiles"))]
+    pub(crate) fn multiply_by_lines(
+        &mut self,
+        a: Mat<'_>,
+        results: &mut [(usize, &mut MatMut<'_>, Update<'_>)],
+        of_rows: &[f32],
+        of_cols: &[Vec<f32>],
+        format: NumericFormat,
+    ) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if format == NumericFormat::Bf16 {
+            let scales: Vec<_> = of_cols.iter().map(|cols| LineScales { rows: of_rows, cols }).collect();
+            return self.multiply_on_tiles(a, results, &scales, true);
+        }
+        false
+    }
+
     /// Whether there are tiles, and operands that they hold.
     #[cfg(target_arch = "x86_64")]
     fn multiply_on_tiles(
         &self,
         a: Mat<'_>,
         results: &mut [(usize, &mut MatMut<'_>, Update<'_>)],
+        scales: &[LineScales<'_>],
         rounded: bool,
     ) -> bool {
         let RightOperands::Tiles(unit, right, _) = self.right else { return false };
         let mut destinations = Vec::with_capacity(results.len());
-        for (index, c, update) in results {
+        for (number, (index, c, update)) in results.iter_mut().enumerate() {
             let Some(b) = &right[*index].strips else { return false };
-            let shape = c.shape();
-            destinations.push(Destination { b, update: *update, rounded, c: c.window([0, 0], shape) });
+            let (shape, scales) = (c.shape(), scales.get(number).copied());
+            let c = c.window([0, 0], shape);
+            destinations.push(Destination { b, update: *update, scales, rounded, c });
         }
         bf16_matmul::multiply_rows(*unit, a, &mut destinations)
     }

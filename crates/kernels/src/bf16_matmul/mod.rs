@@ -126,7 +126,8 @@ pub(crate) fn products_on(
         let update = Update { factor: *factor, ..Update::OVERWRITE };
         for first in (0..a.rows).step_by(rows) {
             let a = a.window([first, 0], [rows, a.cols]);
-            let result = (index, Destination { b: strips, update, rounded, c: c.take_rows(a.rows) });
+            let result =
+                (index, Destination { b: strips, update, scales: None, rounded, c: c.take_rows(a.rows) });
             match tasks.iter_mut().find(|task| task.a.is(a)) {
                 Some(task) => task.results.push(result),
                 None => tasks.push(Task { a, first, results: vec![result] }),
@@ -165,7 +166,7 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(f32, &Strips, &Strips
         for tiles in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
             let c = c.take_rows(rows.min(c.shape()[0]));
             let update = Update { factor: *factor, ..Update::OVERWRITE };
-            let result = Destination { b, update, rounded: false, c };
+            let result = Destination { b, update, scales: None, rounded: false, c };
             tasks.push((Left::Packed { tiles, len: a.len, pitch: a.pitch }, result));
         }
     }
@@ -196,10 +197,26 @@ struct Task<'a> {
     results: Vec<(usize, Destination<'a, 'a>)>,
 }
 
+/// Scales that rows and columns of a product have: it is multiplied by the product of both.
+#[derive(Clone, Copy)]
+pub(crate) struct LineScales<'a> {
+    pub(crate) rows: &'a [f32],
+    pub(crate) cols: &'a [f32],
+}
+
+impl LineScales<'_> {
+    /// Those of a part.
+    fn from(self, [row, col]: [usize; 2]) -> Self {
+        Self { rows: &self.rows[row..], cols: &self.cols[col..] }
+    }
+}
+
 /// A right operand, and what its product with the left one does to a matrix.
 pub(crate) struct Destination<'a, 'b> {
     pub(crate) b: &'a Strips,
     pub(crate) update: Update<'a>,
+    /// In place of the update's factor.
+    pub(crate) scales: Option<LineScales<'a>>,
     /// Whether the product is rounded to bf16 before it is added to anything.
     pub(crate) rounded: bool,
     pub(crate) c: MatMut<'b>,
@@ -276,7 +293,7 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
         };
         let first = if start == 0 { Start::Zero } else { Start::Sums };
         let mut number = 0;
-        for Destination { b: Strips { tiles, pitch, .. }, update, rounded, c } in &mut *results {
+        for Destination { b: Strips { tiles, pitch, .. }, update, scales, rounded, c } in &mut *results {
             for (panel, b) in tiles.chunks_exact(2 * pitch).enumerate() {
                 let b = [&b[start..][..count], &b[pitch + start..][..count]];
                 for block in 0..blocks {
@@ -289,7 +306,14 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
                     }
                     if start + count == len {
                         let (place, shape) = ([block * BLOCK, panel * BLOCK], [BLOCK; 2]);
-                        take(sums, update.window(place, shape), *rounded, &mut c.window(place, shape));
+                        let scales = scales.map(|scales| scales.from(place));
+                        take(
+                            sums,
+                            update.window(place, shape),
+                            scales,
+                            *rounded,
+                            &mut c.window(place, shape),
+                        );
                     }
                 }
             }

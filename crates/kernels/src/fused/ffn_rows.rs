@@ -316,10 +316,7 @@ impl<'a> FfnRows<'a> {
                 let (x, w, rstd) = (&*before_norm, w.sub_norm, &kept.sub_rstd[rows.clone()]);
                 outward.round_output(format, of_up);
                 outward.norm_again([x, w, rstd], format, hidden);
-                let partial = rms_norm::backward_rows(x, w, rstd, of_up, None, of_before_norm);
-                of_up.copy_from_slice(of_before_norm);
-                round_rows(of_up, format);
-                partial
+                rms_norm::backward_rows(x, w, rstd, of_up, None, of_before_norm)
             });
         }
         activation.time(|| {
@@ -328,8 +325,16 @@ impl<'a> FfnRows<'a> {
             for (index, of_up) in of_up.chunks_mut(AT_ONCE).enumerate() {
                 let part = Span::new(index, of_up.len());
                 let dy = &mut dy[..of_up.len()];
-                dy.copy_from_slice(of_up);
-                outward.round_output(format, dy);
+                match block.sub_norm.is_some() {
+                    true => {
+                        dy.copy_from_slice(part.of(of_before_norm));
+                        round_rows(dy, format);
+                    }
+                    false => {
+                        dy.copy_from_slice(of_up);
+                        outward.round_output(format, dy);
+                    }
+                }
                 let hidden = if remakes { part.of_mut(hidden) } else { &mut unread[..dy.len()] };
                 match (self.functions(), of_gate.as_mut()) {
                     ((Some(gate_fn), up_fn), Some(of_gate)) => {

@@ -221,7 +221,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             let before = Before::Other(Mat::row_major(x, rows.len(), *d));
             let update = Update { before, ..Update::OVERWRITE };
             let c = y.window([0, 0], y.shape());
-            let mut results = [Destination { b: out_of, update, rounded: true, c }];
+            let mut results = [Destination { b: out_of, update, scales: None, rounded: true, c }];
             multiply_packed(*unit, hidden_left.tiles, panels, &mut results);
             round_rows(y.elements(), block.formats.residual);
         });
@@ -371,7 +371,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                     *unit,
                     left.tiles,
                     panels,
-                    &mut [Destination { b, update, rounded: true, c }],
+                    &mut [Destination { b, update, scales: None, rounded: true, c }],
                 );
                 update = update.more();
             }

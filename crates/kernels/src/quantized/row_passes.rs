@@ -111,13 +111,22 @@ impl<'a> RowForward<'a> {
             });
             return products.multiply_rounded(left_mat, &mut all.collect::<Vec<_>>(), output, part);
         }
-        let all = results.iter_mut().zip(first..).map(|(c, index)| (index, &mut **c, Update::OVERWRITE));
-        products.multiply(left_mat, &mut all.collect::<Vec<_>>());
+        let of_rows: Vec<_> = (0..rows).map(|row| of_row(&left.outer, row)).collect();
+        let all = results.iter_mut().zip(first..).map(|(c, index)| {
+            let before = before(c).map_or(Before::Nothing, Before::Other);
+            (index, &mut **c, Update { before, ..Update::OVERWRITE })
+        });
+        let mut all: Vec<_> = all.collect();
+        if products.multiply_by_lines(left_mat, &mut all, &of_rows, &self.of_lines, output) {
+            return;
+        }
+        all.iter_mut().for_each(|(.., update)| *update = Update::OVERWRITE);
+        products.multiply(left_mat, &mut all);
         for (c, of_lines) in results.iter_mut().zip(&self.of_lines) {
             let before = before(c);
-            for row in 0..rows {
+            for (row, of_row) in of_rows.iter().enumerate() {
                 let c = c.row(row);
-                scale(c, of_row(&left.outer, row), of_lines);
+                scale(c, *of_row, of_lines);
                 round_rows(c, output);
                 if let Some(before) = before {
                     add(c, before.row(row));

@@ -3,7 +3,7 @@
 use super::computation::contraction_key;
 use super::{Matrix, QuantizedLinear, Role};
 use crate::profile::{Part, Work, span};
-use crate::round::round_rows;
+use crate::round::{round_rows, to_bf16};
 use crate::row_tasks::ROW_UNIT_ON_TILES;
 use numerics::{Contraction, Extent, NumericFormat, OuterScale, RowQuantizer, Scaling};
 use std::sync::{Mutex, PoisonError};
@@ -142,8 +142,12 @@ impl RowOperand {
             Across::Decoded(format) => {
                 let of_rows = own.chunks_exact(*cols).zip(across.chunks_exact_mut(*cols)).enumerate();
                 for (row, (values, across)) in of_rows {
-                    multiply_into(values, of_row(&outer, row), across);
-                    round_rows(across, *format);
+                    if *format == NumericFormat::Bf16 {
+                        multiply_to_bf16(values, of_row(&outer, row), across);
+                    } else {
+                        multiply_into(values, of_row(&outer, row), across);
+                        round_rows(across, *format);
+                    }
                 }
             }
             Across::Again(quantizer) => {
@@ -187,6 +191,13 @@ crate::multiversion! {
     fn multiply_into(x: &[f32], factor: f32, y: &mut [f32]) {
         for (x, y) in x.iter().zip(y) {
             *y = x * factor;
+        }
+    }
+
+    /// The same, rounded to bf16.
+    fn multiply_to_bf16(x: &[f32], factor: f32, y: &mut [f32]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = to_bf16(x * factor);
         }
     }
 }
