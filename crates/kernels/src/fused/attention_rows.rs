@@ -1,10 +1,12 @@
 //! What comes before and after the heads of an attention block, by tasks that take some rows through all of it.
 
 use super::attention_block::{Kept, Shaped, Weights};
+use super::backward_rows::{BackwardRows, WeightOperands};
+use super::forward_rows::ForwardRows;
 use super::projection::State;
 use super::residual_blocks::Gradients;
 use super::row_products::{norm_rows, past_block, width_past_block};
-use super::row_projections::{BackwardRows, ForwardRows, RowProjections, WeightOperands};
+use super::row_projections::RowProjections;
 use super::{Formats, rows_of};
 use crate::buffers::with_elements;
 use crate::matmul::{Mat, MatMut, written};
@@ -119,7 +121,7 @@ impl<'a> AttentionRows<'a> {
             let enter = |normed: &mut [f32]| forward.round_in_place(format, normed);
             norm_rows(&self.shaped.block.norm, [x, self.w.norm], format, normed, enter)
         });
-        let left = quantise.time(|| forward.enter(rows.start, normed, own, across));
+        let left = forward.enter(quantise, rows.start, normed, own, across);
         projections.time(|| forward.multiply(&mut products, &left, 0, &mut [&mut q, &mut k, &mut v]));
         rope.time(|| {
             for x in [q.elements(), k.elements()] {
@@ -172,7 +174,7 @@ impl<'a> AttentionRows<'a> {
         let ([mut y, mut out], [copy, normed, own, part]) = (results, scratch);
         let (formats, mut sub_rstd) = (self.formats(), vec![]);
         let out = out.elements();
-        quantise.time(|| round_rows(out, formats.compute));
+        projection.time(|| round_rows(out, formats.compute));
         let operand = match &self.shaped.block.sub_norm {
             Some(sub_norm) => {
                 let enter = |normed: &mut [f32]| forward.round_in_place(formats.compute, normed);
@@ -180,9 +182,9 @@ impl<'a> AttentionRows<'a> {
                     norm.time(|| norm_rows(sub_norm, [out, self.w.sub_norm], formats.compute, normed, enter));
                 &*normed
             }
-            None => quantise.time(|| forward.round_copy(formats.compute, out, copy)),
+            None => forward.round_copy(quantise, formats.compute, out, copy),
         };
-        let left = quantise.time(|| forward.enter(rows.start, operand, own, across));
+        let left = forward.enter(quantise, rows.start, operand, own, across);
         let x = rows_of(self.x, &rows, self.d);
         projection.time(|| forward.onto(x, &mut products, (&left, 0), &mut y, part, formats.residual));
         sub_rstd
@@ -239,10 +241,8 @@ impl<'a> AttentionRows<'a> {
         let RowTask { rows, results: [mut of_out], operands: [of_y, out], scratch, mut products } = task;
         let [past, own, of_normed] = scratch;
         let Formats { compute, residual } = self.formats();
-        let left = quantise.time(|| {
-            let grad = past_block(rows_of(grad, &rows, self.d), residual, past);
-            backward.enter_copy(0, rows.start, (grad, residual), own, of_y)
-        });
+        let grad = past_block(rows_of(grad, &rows, self.d), residual, past);
+        let left = backward.enter_copy(quantise, 0, rows.start, (grad, residual), own, of_y);
         let (x, of_out) = (rows_of(&kept.out, &rows, self.d), of_out.elements());
         let of_operand = if self.d_sub_norm > 0 { &mut *of_normed } else { &mut *of_out };
         projection.time(|| {
@@ -260,7 +260,7 @@ impl<'a> AttentionRows<'a> {
             });
         }
         if !out.is_empty() {
-            quantise.time(|| {
+            projection.time(|| {
                 out.copy_from_slice(x);
                 backward.round_input(compute, out);
             });
@@ -355,11 +355,9 @@ impl<'a> AttentionRows<'a> {
                     round_rows(dy, formats.compute);
                     self.rotate(dy, rows.start, angles, -1.0);
                 }
-            });
-            let left = quantise.time(|| {
                 backward.round_in_place(index, NumericFormat::Fp32, dy);
-                backward.enter(index, rows.start, dy, own, across)
             });
+            let left = backward.enter(quantise, index, rows.start, dy, own, across);
             projections.time(|| backward.add(index, &mut products, (&left, index), &mut dx, another));
         }
         norm.time(|| {

@@ -1,11 +1,13 @@
 //! A feed-forward block whose tasks take some rows all the way through it.
 
+use super::backward_rows::BackwardRows;
 use super::ffn_block::{FfnBlock, Kept, Weights};
 #[cfg(target_arch = "x86_64")]
 use super::ffn_tiles::FfnTiles;
+use super::forward_rows::ForwardRows;
 use super::residual_blocks::Gradients;
 use super::row_products::{AT_ONCE, norm_rows, past_block, width_past_block};
-use super::row_projections::{BackwardRows, ForwardRows, RowProjections, other_kind};
+use super::row_projections::{RowProjections, other_kind};
 use super::rows_of;
 use crate::Pointwise;
 #[cfg(target_arch = "x86_64")]
@@ -169,7 +171,7 @@ impl<'a> FfnRows<'a> {
                 inward.round_in_place(format, normed)
             })
         });
-        let left = quantise.time(|| inward.enter(rows.start, normed, own, of_normed));
+        let left = inward.enter(quantise, rows.start, normed, own, of_normed);
         into_hidden.time(|| match block.gate.is_some() {
             true => inward.multiply(&mut products, &left, 0, &mut [&mut gate, &mut up]),
             false => inward.multiply(&mut products, &left, 0, &mut [&mut up]),
@@ -188,7 +190,7 @@ impl<'a> FfnRows<'a> {
             sub_rstd = norm.time(|| norm_rows(sub_norm, [hidden, w.sub_norm], format, after_norm, enter));
             hidden = after_norm;
         }
-        let left = quantise.time(|| outward.enter(rows.start, hidden, own, of_hidden));
+        let left = outward.enter(quantise, rows.start, hidden, own, of_hidden);
         out_of_hidden.time(|| {
             let part = normed; // which has been read
             outward.onto(x, &mut products, (&left, self.down()), &mut y, part, block.formats.residual);
@@ -301,8 +303,7 @@ impl<'a> FfnRows<'a> {
         let (of_gate, of_up) = of_branches.split_at_mut(self.up());
         let (mut of_gate, of_up) = (of_gate.first_mut(), &mut *of_up[0]);
         let grad = past_block(rows_of(grad, &rows, d), formats.residual, past);
-        let left =
-            quantise.time(|| outward.enter_copy(0, rows.start, (grad, formats.residual), &mut *own, of_y));
+        let left = outward.enter_copy(quantise, 0, rows.start, (grad, formats.residual), &mut *own, of_y);
         out_of_hidden.time(|| {
             let mut of_hidden = MatMut::row_major(of_up, rows.len(), d_ff);
             outward.add(0, &mut products, (&left, self.down()), &mut of_hidden, &mut []);
@@ -358,7 +359,7 @@ impl<'a> FfnRows<'a> {
         let mut dx = MatMut::row_major(of_normed, rows.len(), d);
         let all = of_branches.into_iter().zip(across).take(self.down());
         for (index, (dy, across)) in all.enumerate() {
-            let left = quantise.time(|| inward.enter(index, rows.start, dy, &mut *own, across));
+            let left = inward.enter(quantise, index, rows.start, dy, &mut *own, across);
             into_hidden.time(|| inward.add(index, &mut products, (&left, index), &mut dx, second));
         }
         let of_norm = norm.time(|| {

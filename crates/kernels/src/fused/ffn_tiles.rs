@@ -30,7 +30,7 @@ use std::sync::{Mutex, PoisonError};
 /// A gated or ungated block without a norm before its down projection, all of whose operands and results are of bf16.
 pub(super) struct FfnTiles<'a, U> {
     pub(super) unit: U,
-    /// The same for what goes by rows.
+    /// The same, to share rows out.
     pub(super) rows: RowUnit,
     pub(super) block: &'a FfnBlock,
     pub(super) w: &'a Weights<'a>,

@@ -14,9 +14,11 @@
 
 mod attention_block;
 mod attention_rows;
+mod backward_rows;
 mod ffn_block;
 mod ffn_rows;
 mod ffn_tiles;
+mod forward_rows;
 mod head_loss;
 mod projection;
 mod relay;
