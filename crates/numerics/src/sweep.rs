@@ -148,7 +148,7 @@ multiversion! {
                     // The usual blocks, with a length that the compiler knows.
                     16 => {
                         let tiles = row.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<16>().0);
-                        for (tile, ((x, out), (divisor, fold))) in tiles.zip(scales).enumerate() {
+                        for (tile, ((x, out), (&divisor, &fold))) in tiles.zip(scales).enumerate() {
                             let first = first.wrapping_add(16 * tile as u32);
                             for (i, (x, out)) in x.iter().zip(out).enumerate() {
                                 out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
@@ -157,7 +157,7 @@ multiversion! {
                     }
                     _ => {
                         let tiles = row.chunks_exact(tile_cols).zip(out.chunks_exact_mut(tile_cols));
-                        for (tile, ((x, out), (divisor, fold))) in tiles.zip(scales).enumerate() {
+                        for (tile, ((x, out), (&divisor, &fold))) in tiles.zip(scales).enumerate() {
                             let first = first.wrapping_add((tile_cols * tile) as u32);
                             for (i, (x, out)) in x.iter().zip(out).enumerate() {
                                 out.write(round(*x, x / divisor, first.wrapping_add(i as u32)) * fold);
