@@ -34,7 +34,7 @@ impl Extent {
     }
 
     /// That of values, on the calling thread.
-    pub(crate) fn of(x: &[f32]) -> Self {
+    pub fn of(x: &[f32]) -> Self {
         let mut amax = [0];
         let non_finite = if x.is_empty() { 0 } else { sweep_amax(x, x.len(), x.len(), &mut amax) };
         Self { amax: amax[0], non_finite }

@@ -1,6 +1,6 @@
 //! What comes before and after the heads of an attention block, by tasks that take some rows through all of it.
 
-use super::attention_block::{Kept, Shaped, Weights};
+use super::attention_block::{AttentionBlock, Kept, Shaped, Weights};
 use super::backward_rows::{BackwardRows, WeightOperands};
 use super::forward_rows::ForwardRows;
 use super::projection::State;
@@ -17,7 +17,8 @@ use crate::round::round_rows;
 use crate::row_operands::{Factor, ToMake, products_over_rows};
 use crate::row_tasks::{RowTask, RowUnit};
 use candle_core::Result;
-use numerics::NumericFormat;
+use numerics::{Extent, NumericFormat};
+use std::ops::Range;
 use std::slice;
 
 /// A block whose operands tasks make of their own rows, with weights that are packed together.
@@ -75,7 +76,14 @@ impl<'a> AttentionRows<'a> {
     /// What comes before the heads.
     pub(super) fn before_heads(&self, keep: bool) -> Result<BeforeHeads> {
         let Self { n, d, unit, .. } = *self;
-        let forward = self.inward.forward(&self.shaped.block.qkv.each_ref(), &self.w.qkv, n, keep)?;
+        let block = &self.shaped.block;
+        let of_normed = self.inward.extent(n, |rows| {
+            let x = rows_of(self.x, &rows, d);
+            let mut normed = vec![0.0; x.len()];
+            norm_rows(&block.norm, [x, self.w.norm], block.formats.compute, &mut normed, |_| {});
+            Extent::of(&normed)
+        });
+        let forward = self.inward.forward(&block.qkv.each_ref(), &self.w.qkv, (n, of_normed), keep)?;
         let parts = Shared::new([
             pass(Part::Norm, 2 * n * d),
             pass(Part::Quantise, 2 * n * d),
@@ -85,7 +93,7 @@ impl<'a> AttentionRows<'a> {
         let right = forward.right();
         let round = |_, values: &mut [f32]| forward.round_weight(values);
         let (scratch, across) = ([d, forward.own_width()], [forward.across(unit, n)]);
-        let [cos, sin] = &self.shaped.block.rotary;
+        let [cos, sin] = &block.rotary;
         let (qkv, (rstd, [across])) = with_elements([cos, sin], |angles| {
             // SAFETY: tasks write products to all rows of the results, and all rows of an operand.
             Ok(unsafe {
@@ -135,7 +143,16 @@ impl<'a> AttentionRows<'a> {
     /// The block's result from that of the heads, which is rounded.
     pub(super) fn after_heads(&self, out: &mut [f32], keep: bool) -> Result<AfterHeads> {
         let Self { n, d, d_sub_norm, unit, .. } = *self;
-        let forward = self.outward.forward(&[&self.shaped.block.o], &[self.w.o], n, keep)?;
+        let AttentionBlock { o, sub_norm, .. } = &self.shaped.block;
+        let of_operand = self.outward.extent(n, |rows| {
+            let mut out = rows_of(out, &rows, d).to_vec();
+            round_rows(&mut out, self.formats().compute);
+            let Some(norm) = sub_norm else { return Extent::of(&out) };
+            let mut normed = vec![0.0; out.len()];
+            norm_rows(norm, [&out, self.w.sub_norm], self.formats().compute, &mut normed, |_| {});
+            Extent::of(&normed)
+        });
+        let forward = self.outward.forward(&[o], &[self.w.o], (n, of_operand), keep)?;
         let parts = Shared::new([
             pass(Part::Norm, 2 * n * d_sub_norm),
             pass(Part::Quantise, 2 * n * d),
@@ -195,7 +212,12 @@ impl<'a> AttentionRows<'a> {
         let Self { n, d, d_sub_norm, unit, .. } = *self;
         let formats = self.formats();
         let state = slice::from_ref(&kept.o_state);
-        let backward = self.outward.backward(&[&self.shaped.block.o], &[self.w.o], n, state)?;
+        let of_grad = self.outward.extent(n, |rows| {
+            let mut past = vec![0.0; rows.len() * self.width_past()];
+            Extent::of(past_block(rows_of(grad, &rows, d), formats.residual, &mut past))
+        });
+        let o = &self.shaped.block.o;
+        let backward = self.outward.backward(&[o], &[self.w.o], (n, &[of_grad]), state)?;
         let parts = Shared::new([
             pass(Part::Quantise, 2 * n * d),
             product(Part::MatmulInput, [n, d, d]),
@@ -278,7 +300,16 @@ impl<'a> AttentionRows<'a> {
     ) -> Result<Gradients> {
         let Self { n, d, d_sub_norm, unit, .. } = *self;
         let block = &self.shaped.block;
-        let backward = self.inward.backward(&block.qkv.each_ref(), &self.w.qkv, n, &kept.qkv_states)?;
+        let extents = with_elements(block.rotary.each_ref(), |angles| {
+            let of_head = |index: usize, rows: Range<usize>| {
+                let mut dy = rows_of(&of_qkv[index], &rows, d).to_vec();
+                self.back_through_angles(index, rows.start, angles, &mut dy);
+                Extent::of(&dy)
+            };
+            Ok([0, 1, 2].map(|index| self.inward.extent(n, |rows| of_head(index, rows))))
+        })?;
+        let qkv = block.qkv.each_ref();
+        let backward = self.inward.backward(&qkv, &self.w.qkv, (n, &extents), &kept.qkv_states)?;
         let parts = Shared::new([
             pass(Part::Rope, 4 * n * d),
             pass(Part::Quantise, 6 * n * d),
@@ -351,10 +382,7 @@ impl<'a> AttentionRows<'a> {
                 if !of_head.is_empty() {
                     dy.copy_from_slice(rows_of(of_head, &rows, d));
                 }
-                if index < 2 {
-                    round_rows(dy, formats.compute);
-                    self.rotate(dy, rows.start, angles, -1.0);
-                }
+                self.back_through_angles(index, rows.start, angles, dy);
                 backward.round_in_place(index, NumericFormat::Fp32, dy);
             });
             let left = backward.enter(quantise, index, rows.start, dy, own, across);
@@ -367,6 +395,15 @@ impl<'a> AttentionRows<'a> {
             backward.norm_again([x, w, rstd], formats.compute, normed);
             rms_norm::backward_rows(x, w, rstd, of_normed, Some(grad), of_x.elements())
         })
+    }
+
+    /// From the gradient of rotated queries (0) or keys (1), rows from number `first` on, to that of what was rotated; values (2) were
+    /// not.
+    fn back_through_angles(&self, index: usize, first: usize, angles: [&[f32]; 2], dy: &mut [f32]) {
+        if index < 2 {
+            round_rows(dy, self.formats().compute);
+            self.rotate(dy, first, angles, -1.0);
+        }
     }
 
     /// Width of a gradient's copy as it goes past the block.

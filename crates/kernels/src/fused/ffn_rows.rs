@@ -1,46 +1,45 @@
 //! A feed-forward block whose tasks take some rows all the way through it.
 
-use super::backward_rows::BackwardRows;
 use super::ffn_block::{FfnBlock, Kept, Weights};
 #[cfg(target_arch = "x86_64")]
 use super::ffn_tiles::FfnTiles;
 use super::forward_rows::ForwardRows;
-use super::residual_blocks::Gradients;
-use super::row_products::{AT_ONCE, norm_rows, past_block, width_past_block};
-use super::row_projections::{RowProjections, other_kind};
+use super::projection::State;
+use super::row_products::{AT_ONCE, norm_rows};
+use super::row_projections::RowProjections;
 use super::rows_of;
 use crate::Pointwise;
 #[cfg(target_arch = "x86_64")]
 use crate::bf16_matmul::{Amx, BLOCK, Parts};
 use crate::matmul::{Mat, MatMut, written};
-use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
-use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
-use crate::rms_norm;
+use crate::pointwise::product_into;
+use crate::profile::{Clock, Part, Shared, pass, product};
 use crate::round::round_rows;
-use crate::row_operands::{Factor, ToMake, products_over_rows};
-use crate::row_tasks::{RowTask, RowUnit};
+use crate::row_tasks::{RowProducts, RowTask, RowUnit};
 use candle_core::Result;
+use numerics::Extent;
+#[cfg(target_arch = "x86_64")]
 use numerics::NumericFormat;
-use std::slice;
+use std::ops::Range;
 
 /// A block whose operands tasks make of their own rows, with weights that are packed together.
 pub(super) struct FfnRows<'a> {
-    block: &'a FfnBlock,
-    w: &'a Weights<'a>,
-    unit: RowUnit,
+    pub(super) block: &'a FfnBlock,
+    pub(super) w: &'a Weights<'a>,
+    pub(super) unit: RowUnit,
     /// Those into the hidden state.
-    inward: RowProjections<'a>,
+    pub(super) inward: RowProjections<'a>,
     /// The one out of it.
-    outward: RowProjections<'a>,
-    x: &'a [f32],
+    pub(super) outward: RowProjections<'a>,
+    pub(super) x: &'a [f32],
     /// Rows of x.
-    n: usize,
-    d: usize,
-    d_ff: usize,
+    pub(super) n: usize,
+    pub(super) d: usize,
+    pub(super) d_ff: usize,
     /// d_ff, or 0 without a gate.
-    d_gate: usize,
+    pub(super) d_gate: usize,
     /// d_ff, or 0 without a norm before the down projection.
-    d_sub_norm: usize,
+    pub(super) d_sub_norm: usize,
 }
 
 impl<'a> FfnRows<'a> {
@@ -72,21 +71,21 @@ impl<'a> FfnRows<'a> {
     }
 
     /// Number of the last projection into the hidden state, and of the gate before it. That out of it comes next.
-    fn up(&self) -> usize {
+    pub(super) fn up(&self) -> usize {
         usize::from(self.d_gate > 0)
     }
 
-    fn down(&self) -> usize {
+    pub(super) fn down(&self) -> usize {
         self.up() + 1
     }
 
-    fn functions(&self) -> (Option<&'a dyn Pointwise>, &'a dyn Pointwise) {
+    pub(super) fn functions(&self) -> (Option<&'a dyn Pointwise>, &'a dyn Pointwise) {
         (self.block.gate.as_ref().map(|branch| &*branch.function), &*self.block.up.function)
     }
 
     /// The block as one that keeps its hidden state on tiles, if it is of that kind too.
     #[cfg(target_arch = "x86_64")]
-    fn on_tiles(&self) -> Option<FfnTiles<'_, Amx>> {
+    pub(super) fn on_tiles(&self) -> Option<FfnTiles<'_, Amx>> {
         let Self { block, w, x, n, d, d_ff, .. } = *self;
         let RowUnit::Tiles(unit, Parts::One) = self.unit else { return None };
         let (RowProjections::ByValue(inward), RowProjections::ByValue(outward)) =
@@ -106,9 +105,13 @@ impl<'a> FfnRows<'a> {
         if let Some(result) = self.on_tiles().and_then(|block| block.run(keep)) {
             return Ok(result);
         }
-        let Self { n, d, d_ff, d_gate, unit, .. } = *self;
-        let inward = self.inward.forward(&self.block.branches(), &self.w.branches(), n, keep)?;
-        let outward = self.outward.forward(&[&self.block.down], &[self.w.down], n, keep)?;
+        let Self { block, w, n, d, d_ff, d_gate, unit, .. } = *self;
+        let of_normed = self.inward.extent(n, |rows| self.extent_of_normed(rows));
+        let inward = self.inward.forward(&block.branches(), &w.branches(), (n, of_normed), keep)?;
+        if self.outward.need_extents() {
+            return self.run_apart(inward, keep);
+        }
+        let outward = self.outward.forward(&[&block.down], &[w.down], (n, Extent::default()), keep)?;
         let parts = Shared::new([
             pass(Part::Norm, 2 * n * d),
             pass(Part::Quantise, 2 * n * (d + d_ff)),
@@ -123,83 +126,207 @@ impl<'a> FfnRows<'a> {
             true => outward.round_weight(values),
             false => inward.round_weight(values),
         };
+        let task = |task: RowTask<'_, 3, 4, 2>, [norm, quantise, into, activation, out_of]: &[Clock; 5]| {
+            let RowTask { rows, results: [mut y, mut up, mut gate], operands, scratch, mut products } = task;
+            let ([of_normed, of_hidden], [normed, hidden, after_norm, own]) = (operands, scratch);
+            let clocks = [norm, quantise, into];
+            let results = [&mut up, &mut gate];
+            let rstd = self.rows_into_hidden(
+                &rows,
+                results,
+                &mut products,
+                [normed, own],
+                of_normed,
+                clocks,
+                &inward,
+            );
+            let clocks = [norm, quantise, activation, out_of];
+            let branches = [&*gate.elements(), up.elements()];
+            let scratch = [hidden, after_norm, own, normed];
+            let products = (&mut products, self.down());
+            let sub_rstd = self
+                .rows_out_of_hidden(&rows, branches, &mut y, products, scratch, of_hidden, clocks, &outward);
+            (rstd, sub_rstd)
+        };
         // SAFETY: tasks write products to all rows of the results, and all rows of operands.
         let ([y, up, gate], (rstd, [normed, hidden])) = unsafe {
             written(n, [d, d_ff, d_gate], |results| {
                 parts.run(|clocks| {
-                    let passes = [&inward, &outward];
                     unit.with_packed(&right, round, |right| {
-                        right.by_rows_making(results, operands, scratch, |task| {
-                            self.run_rows(task, clocks, passes)
-                        })
+                        right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks))
                     })
                 })
             })
         };
         drop(right);
-        let gate = self.block.gate.is_some().then_some(gate);
-        let (rstd, sub_rstd): (Vec<_>, Vec<_>) = rstd.into_iter().unzip();
-        let down_state = outward.states(hidden).pop().flatten();
-        let kept = Kept {
-            rstd: rstd.concat(),
-            gate,
-            up,
-            sub_rstd: sub_rstd.concat(),
-            tiles: None,
-            branch_states: inward.states(normed),
-            down_state,
-            by_rows: true,
-        };
-        Ok((y, kept))
+        let (rstd, sub_rstd) = rstd.into_iter().unzip();
+        Ok((y, self.kept([up, gate], [rstd, sub_rstd], [inward.states(normed), outward.states(hidden)])))
     }
 
-    /// Returns `rstd` of both norms.
-    fn run_rows(
-        &self,
-        task: RowTask<'_, 3, 4, 2>,
-        clocks: &[Clock; 5],
-        [inward, outward]: [&ForwardRows<'_>; 2],
-    ) -> (Vec<f32>, Vec<f32>) {
-        let RowTask { rows, results: [mut y, mut up, mut gate], operands, scratch, mut products } = task;
-        let ([of_normed, of_hidden], [normed, mut hidden, after_norm, own]) = (operands, scratch);
-        let Self { block, w, d, .. } = self;
-        let format = block.formats.compute;
-        let [norm, quantise, into_hidden, activation, out_of_hidden] = clocks;
-        let x = rows_of(self.x, &rows, *d);
-        let rstd = norm.time(|| {
-            norm_rows(&block.norm, [x, w.norm], format, normed, |normed| {
-                inward.round_in_place(format, normed)
+    /// The forward pass of projections that have to know what all of the hidden state holds: tasks go up to it, and others on.
+    fn run_apart(&self, inward: ForwardRows<'_>, keep: bool) -> Result<(Vec<f32>, Kept)> {
+        let Self { block, w, n, d, d_ff, d_gate, d_sub_norm, unit, .. } = *self;
+        let parts = Shared::new([
+            pass(Part::Norm, 2 * n * d),
+            pass(Part::Quantise, 2 * n * d),
+            product(Part::MatmulForward, [n, d, d_ff + d_gate]),
+            pass(Part::Activation, n * (d_ff + d_gate)),
+        ]);
+        let task = |task: RowTask<'_, 2, 4, 1>, [norm, quantise, into, activation]: &[Clock; 4]| {
+            let RowTask { rows, results: [mut up, mut gate], operands, scratch, mut products } = task;
+            let ([of_normed], [normed, hidden, after_norm, own]) = (operands, scratch);
+            let (results, clocks) = ([&mut up, &mut gate], [norm, quantise, into]);
+            let rstd = self.rows_into_hidden(
+                &rows,
+                results,
+                &mut products,
+                [normed, own],
+                of_normed,
+                clocks,
+                &inward,
+            );
+            let branches = [&*gate.elements(), up.elements()];
+            let (operand, _) =
+                self.operand_of_down(branches, [hidden, after_norm], [norm, activation], |_| {});
+            (rstd, Extent::of(operand))
+        };
+        let (scratch, right) = ([d, d_ff, d_sub_norm, inward.own_width()], inward.right());
+        let operands = [inward.across(unit, n)];
+        // SAFETY: tasks write products to all rows of the results, and all rows of operands.
+        let ([up, gate], (rstd, [normed])) = unsafe {
+            written(n, [d_ff, d_gate], |results| {
+                parts.run(|clocks| {
+                    unit.with_packed(
+                        &right,
+                        |_, values| inward.round_weight(values),
+                        |right| right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks)),
+                    )
+                })
             })
+        };
+        drop(right);
+        let (rstd, extents): (Vec<_>, Vec<_>) = rstd.into_iter().unzip();
+        let extent = extents.into_iter().fold(Extent::default(), Extent::merge);
+        let outward = self.outward.forward(&[&block.down], &[w.down], (n, extent), keep)?;
+        let parts = Shared::new([
+            pass(Part::Norm, 2 * n * d_sub_norm),
+            pass(Part::Quantise, 2 * n * d_ff),
+            pass(Part::Activation, n * (d_ff + d_gate + d_ff)),
+            product(Part::MatmulForward, [n, d_ff, d]),
+        ]);
+        let task = |task: RowTask<'_, 1, 4, 1>, [norm, quantise, activation, out_of]: &[Clock; 4]| {
+            let RowTask { rows, results: [mut y], operands: [of_hidden], scratch, mut products } = task;
+            let branches = [&gate, &up].map(|x| if x.is_empty() { &[] } else { rows_of(x, &rows, d_ff) });
+            let clocks = [norm, quantise, activation, out_of];
+            let products = (&mut products, 0);
+            self.rows_out_of_hidden(&rows, branches, &mut y, products, scratch, of_hidden, clocks, &outward)
+        };
+        let (scratch, right) = ([d_ff, d_sub_norm, outward.own_width(), d], outward.right());
+        let operands = [outward.across(unit, n)];
+        // SAFETY: as above.
+        let ([y], (sub_rstd, [hidden])) = unsafe {
+            written(n, [d], |results| {
+                parts.run(|clocks| {
+                    unit.with_packed(
+                        &right,
+                        |_, values| outward.round_weight(values),
+                        |right| right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks)),
+                    )
+                })
+            })
+        };
+        drop(right);
+        Ok((y, self.kept([up, gate], [rstd, sub_rstd], [inward.states(normed), outward.states(hidden)])))
+    }
+
+    fn kept(
+        &self,
+        [up, gate]: [Vec<f32>; 2],
+        rstd: [Vec<Vec<f32>>; 2],
+        [branch_states, mut of_down]: [Vec<State>; 2],
+    ) -> Kept {
+        let [rstd, sub_rstd] = rstd.map(|of_rows| of_rows.concat());
+        let gate = self.block.gate.is_some().then_some(gate);
+        let down_state = of_down.pop().flatten();
+        Kept { rstd, gate, up, sub_rstd, branch_states, down_state, tiles: None, by_rows: true }
+    }
+
+    fn extent_of_normed(&self, rows: Range<usize>) -> Extent {
+        let x = rows_of(self.x, &rows, self.d);
+        let mut normed = vec![0.0; x.len()];
+        norm_rows(&self.block.norm, [x, self.w.norm], self.block.formats.compute, &mut normed, |_| {});
+        Extent::of(&normed)
+    }
+
+    /// Up and gate of rows, if there is one. Returns `rstd` of the norm.
+    #[expect(clippy::too_many_arguments, reason = "what a task has, and what all tasks share")]
+    fn rows_into_hidden(
+        &self,
+        rows: &Range<usize>,
+        [up, gate]: [&mut MatMut<'_>; 2],
+        products: &mut RowProducts<'_>,
+        [normed, own]: [&mut [f32]; 2],
+        of_normed: &mut [f32],
+        [norm, quantise, into_hidden]: [&Clock; 3],
+        inward: &ForwardRows<'_>,
+    ) -> Vec<f32> {
+        let (block, x) = (self.block, rows_of(self.x, rows, self.d));
+        let format = block.formats.compute;
+        let rstd = norm.time(|| {
+            let enter = |normed: &mut [f32]| inward.round_in_place(format, normed);
+            norm_rows(&block.norm, [x, self.w.norm], format, normed, enter)
         });
         let left = inward.enter(quantise, rows.start, normed, own, of_normed);
         into_hidden.time(|| match block.gate.is_some() {
-            true => inward.multiply(&mut products, &left, 0, &mut [&mut gate, &mut up]),
-            false => inward.multiply(&mut products, &left, 0, &mut [&mut up]),
+            true => inward.multiply(products, &left, 0, &mut [gate, up]),
+            false => inward.multiply(products, &left, 0, &mut [up]),
         });
-        activation.time(|| {
-            let (up, gate) = (up.elements(), gate.elements());
-            self.hidden([gate, up], hidden, |hidden| {
-                if block.sub_norm.is_none() {
-                    outward.round_in_place(format, hidden);
-                }
-            });
-        });
-        let mut sub_rstd = vec![];
-        if let Some(sub_norm) = &block.sub_norm {
-            let enter = |normed: &mut [f32]| outward.round_in_place(format, normed);
-            sub_rstd = norm.time(|| norm_rows(sub_norm, [hidden, w.sub_norm], format, after_norm, enter));
-            hidden = after_norm;
-        }
-        let left = outward.enter(quantise, rows.start, hidden, own, of_hidden);
-        out_of_hidden.time(|| {
-            let part = normed; // which has been read
-            outward.onto(x, &mut products, (&left, self.down()), &mut y, part, block.formats.residual);
-        });
-        (rstd, sub_rstd)
+        rstd
+    }
+
+    /// The hidden state as it enters the down projection, in memory of which one part is before a norm and one after it. Returns
+    /// the norm's `rstd` too.
+    fn operand_of_down<'t>(
+        &self,
+        branches: [&[f32]; 2],
+        [hidden, after_norm]: [&'t mut [f32]; 2],
+        [norm, activation]: [&Clock; 2],
+        enter: impl Fn(&mut [f32]),
+    ) -> (&'t [f32], Vec<f32>) {
+        let Self { block, w, .. } = self;
+        let Some(sub_norm) = &block.sub_norm else {
+            activation.time(|| self.hidden(branches, hidden, enter));
+            return (hidden, vec![]);
+        };
+        activation.time(|| self.hidden(branches, hidden, |_| {}));
+        let values = [&*hidden, w.sub_norm];
+        let rstd = norm.time(|| norm_rows(sub_norm, values, block.formats.compute, after_norm, enter));
+        (after_norm, rstd)
+    }
+
+    /// The block's result from gate and up of rows. Returns `rstd` of the norm before the down projection.
+    #[expect(clippy::too_many_arguments, reason = "what a task has, and what all tasks share")]
+    fn rows_out_of_hidden(
+        &self,
+        rows: &Range<usize>,
+        branches: [&[f32]; 2],
+        y: &mut MatMut<'_>,
+        (products, index): (&mut RowProducts<'_>, usize),
+        [hidden, after_norm, own, part]: [&mut [f32]; 4],
+        of_hidden: &mut [f32],
+        [norm, quantise, activation, out_of_hidden]: [&Clock; 4],
+        outward: &ForwardRows<'_>,
+    ) -> Vec<f32> {
+        let (formats, x) = (self.block.formats, rows_of(self.x, rows, self.d));
+        let enter = |hidden: &mut [f32]| outward.round_in_place(formats.compute, hidden);
+        let (operand, rstd) = self.operand_of_down(branches, [hidden, after_norm], [norm, activation], enter);
+        let left = outward.enter(quantise, rows.start, operand, own, of_hidden);
+        out_of_hidden.time(|| outward.onto(x, products, (&left, index), y, part, formats.residual));
+        rstd
     }
 
     /// The hidden state, rounded and passed to `enter` while in a cache.
-    fn hidden(&self, [gate, up]: [&[f32]; 2], hidden: &mut [f32], enter: impl Fn(&mut [f32])) {
+    pub(super) fn hidden(&self, [gate, up]: [&[f32]; 2], hidden: &mut [f32], enter: impl Fn(&mut [f32])) {
         for (index, hidden) in hidden.chunks_mut(AT_ONCE).enumerate() {
             let part = Span::new(index, hidden.len());
             match self.functions() {
@@ -212,179 +339,21 @@ impl<'a> FfnRows<'a> {
             enter(hidden);
         }
     }
-
-    /// As [`super::residual_blocks::OnSlices::back`].
-    pub(super) fn back(&self, kept: &Kept, grad: &[f32]) -> Result<Gradients> {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(tiles) = &kept.tiles {
-            let gradients = self.on_tiles().and_then(|block| block.back(&kept.rstd, tiles, grad));
-            return gradients.ok_or_else(other_kind);
-        }
-        let Self { block, w, n, d, d_ff, d_gate, d_sub_norm, unit, .. } = *self;
-        let inward = self.inward.backward(&block.branches(), &w.branches(), n, &kept.branch_states)?;
-        let outward =
-            self.outward.backward(&[&block.down], &[w.down], n, slice::from_ref(&kept.down_state))?;
-        let parts = Shared::new([
-            pass(Part::Quantise, 2 * n * (d + d_ff + d_gate)),
-            product(Part::MatmulInput, [n, d, d_ff]),
-            pass(Part::Activation, n * 2 * (d_ff + d_gate + d_ff)),
-            product(Part::MatmulInput, [n, d_ff + d_gate, d]),
-            pass(Part::Norm, 6 * n * d),
-        ]);
-        let second = if d_gate > 0 { self.inward.width_if_low(d) } else { 0 };
-        let apart = if inward.is_by_value() { [0; 2] } else { [d_ff, d_gate] };
-        let own = inward.own_width().max(outward.own_width());
-        let past = width_past_block(block.formats.residual, d);
-        let scratch = [d, second, past, own, apart[0], apart[1], d_sub_norm, d_sub_norm];
-        let of_y = match outward.is_full() {
-            true => ToMake::given(unit, Factor::First, Mat::row_major(grad, n, d)),
-            false => outward.across(0, unit, n),
-        };
-        let of_branches = [0, 1].map(|index| inward.across(index, unit, n));
-        let [of_first, of_second] = of_branches;
-        let operands = [inward.input(unit, n), outward.input(unit, n), of_first, of_second, of_y];
-        let right = [inward.right(), outward.right()].concat();
-        let round = |index, values: &mut [f32]| match index == self.down() {
-            true => outward.round_weight(values),
-            false => inward.round_weight(values),
-        };
-        // SAFETY: tasks write all rows of the results and operands.
-        let ([of_x], (partial, [normed, hidden, of_first, of_second, of_y])) = unsafe {
-            written(n, [d], |results| {
-                parts.run(|clocks| {
-                    let passes = [&inward, &outward];
-                    unit.with_packed(&right, round, |right| {
-                        right.by_rows_making(results, operands, scratch, |task| {
-                            self.back_rows(task, clocks, passes, kept, grad)
-                        })
-                    })
-                })
-            })
-        };
-        drop(right);
-        let of_branches = [of_first, of_second].into_iter().take(self.down()).collect();
-        let (inward, outward) = (inward.operands(of_branches, normed), outward.operands(vec![of_y], hidden));
-        // As many multiplications as one product of this shape.
-        let of_products = matmul_span(Part::MatmulWeight, [d_ff + d_gate + d_ff, n, d], || {
-            products_over_rows(unit, &[inward.pairs(), outward.pairs()].concat())
-        });
-        let (of_norm, of_sub_norm): (Vec<_>, Vec<_>) = partial.into_iter().unzip();
-        let mut of_weights = vec![rms_norm::sum_partial_dw(d, of_norm)];
-        of_weights.extend(of_products);
-        if block.sub_norm.is_some() {
-            of_weights.insert(1 + self.down(), rms_norm::sum_partial_dw(d_ff, of_sub_norm));
-        }
-        Ok(Gradients { of_x, of_weights })
-    }
-
-    /// Returns sums for the gradients of both norms' weights.
-    fn back_rows(
-        &self,
-        task: RowTask<'_, 1, 8, 5>,
-        clocks: &[Clock; 5],
-        [inward, outward]: [&BackwardRows<'_>; 2],
-        kept: &Kept,
-        grad: &[f32],
-    ) -> (Vec<f32>, Vec<f32>) {
-        let RowTask { rows, results: [mut of_x], operands, scratch, mut products } = task;
-        let [normed, hidden, of_first, of_second, of_y] = operands;
-        let [of_normed, second, past, own, first_apart, second_apart, before_norm, of_before_norm] = scratch;
-        let Self { block, w, d, d_ff, .. } = self;
-        let (d, d_ff, formats) = (*d, *d_ff, block.formats);
-        let format = formats.compute;
-        let [quantise, out_of_hidden, activation, into_hidden, norm] = clocks;
-        // Gradients of the branches: where they become operands, or where they are quantised from.
-        let mut across = [of_first, of_second];
-        let mut of_branches = match inward.is_by_value() {
-            true => across.each_mut().map(std::mem::take),
-            false => [first_apart, second_apart],
-        };
-        // That of the hidden state first is where that of the last branch will be.
-        let (of_gate, of_up) = of_branches.split_at_mut(self.up());
-        let (mut of_gate, of_up) = (of_gate.first_mut(), &mut *of_up[0]);
-        let grad = past_block(rows_of(grad, &rows, d), formats.residual, past);
-        let left = outward.enter_copy(quantise, 0, rows.start, (grad, formats.residual), &mut *own, of_y);
-        out_of_hidden.time(|| {
-            let mut of_hidden = MatMut::row_major(of_up, rows.len(), d_ff);
-            outward.add(0, &mut products, (&left, self.down()), &mut of_hidden, &mut []);
-        });
-        let up = rows_of(&kept.up, &rows, d_ff);
-        let gate = kept.gate.as_ref().map_or(&[][..], |gate| rows_of(gate, &rows, d_ff));
-        let mut of_sub_norm = vec![];
-        if block.sub_norm.is_some() {
-            activation.time(|| self.hidden([gate, up], before_norm, |_| {}));
-            of_sub_norm = norm.time(|| {
-                let (x, w, rstd) = (&*before_norm, w.sub_norm, &kept.sub_rstd[rows.clone()]);
-                outward.round_output(format, of_up);
-                outward.norm_again([x, w, rstd], format, hidden);
-                rms_norm::backward_rows(x, w, rstd, of_up, None, of_before_norm)
-            });
-        }
-        activation.time(|| {
-            let remakes = outward.is_by_value() && block.sub_norm.is_none();
-            let [mut dy, mut unread] = [[0.0; AT_ONCE]; 2];
-            for (index, of_up) in of_up.chunks_mut(AT_ONCE).enumerate() {
-                let part = Span::new(index, of_up.len());
-                let dy = &mut dy[..of_up.len()];
-                match block.sub_norm.is_some() {
-                    true => {
-                        dy.copy_from_slice(part.of(of_before_norm));
-                        round_rows(dy, format);
-                    }
-                    false => {
-                        dy.copy_from_slice(of_up);
-                        outward.round_output(format, dy);
-                    }
-                }
-                let hidden = if remakes { part.of_mut(hidden) } else { &mut unread[..dy.len()] };
-                match (self.functions(), of_gate.as_mut()) {
-                    ((Some(gate_fn), up_fn), Some(of_gate)) => {
-                        let of_gate = part.of_mut(of_gate);
-                        let results = [&mut *hidden, &mut *of_gate, &mut *of_up];
-                        let inputs = [part.of(gate), part.of(up), dy];
-                        product_and_gradients_into(inputs, [gate_fn, up_fn], results);
-                        inward.round_in_place(0, NumericFormat::Fp32, of_gate);
-                    }
-                    ((_, up_fn), _) => {
-                        value_and_gradient_into(up_fn, [part.of(up), dy], [&mut *hidden, &mut *of_up]);
-                    }
-                }
-                inward.round_in_place(self.up(), NumericFormat::Fp32, of_up);
-                if remakes {
-                    round_rows(hidden, format);
-                    outward.round_input(format, hidden);
-                }
-            }
-        });
-        let mut dx = MatMut::row_major(of_normed, rows.len(), d);
-        let all = of_branches.into_iter().zip(across).take(self.down());
-        for (index, (dy, across)) in all.enumerate() {
-            let left = inward.enter(quantise, index, rows.start, dy, &mut *own, across);
-            into_hidden.time(|| inward.add(index, &mut products, (&left, index), &mut dx, second));
-        }
-        let of_norm = norm.time(|| {
-            let (x, rstd) = (rows_of(self.x, &rows, d), &kept.rstd[rows.clone()]);
-            round_rows(of_normed, format);
-            inward.norm_again([x, w.norm, rstd], format, normed);
-            rms_norm::backward_rows(x, w.norm, rstd, of_normed, Some(grad), of_x.elements())
-        });
-        (of_norm, of_sub_norm)
-    }
 }
 
 /// A part of the rows' floats, of [`AT_ONCE`] or what is left.
-struct Span(std::ops::Range<usize>);
+pub(super) struct Span(std::ops::Range<usize>);
 
 impl Span {
-    fn new(index: usize, len: usize) -> Self {
+    pub(super) fn new(index: usize, len: usize) -> Self {
         Self(index * AT_ONCE..index * AT_ONCE + len)
     }
 
-    fn of<'x>(&self, x: &'x [f32]) -> &'x [f32] {
+    pub(super) fn of<'x>(&self, x: &'x [f32]) -> &'x [f32] {
         &x[self.0.clone()]
     }
 
-    fn of_mut<'x>(&self, x: &'x mut [f32]) -> &'x mut [f32] {
+    pub(super) fn of_mut<'x>(&self, x: &'x mut [f32]) -> &'x mut [f32] {
         &mut x[self.0.clone()]
     }
 }

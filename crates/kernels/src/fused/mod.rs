@@ -17,6 +17,7 @@ mod attention_rows;
 mod backward_rows;
 mod ffn_block;
 mod ffn_rows;
+mod ffn_rows_back;
 mod ffn_tiles;
 mod forward_rows;
 mod head_loss;

@@ -8,13 +8,18 @@ use crate::matmul::Mat;
 use crate::quantized::{Left, Matrix, Role, RowMaps};
 use crate::row_tasks::{Operands, RowUnit};
 use candle_core::{Error, Result};
-use numerics::{NumericFormat, OuterScale};
+use numerics::{Extent, NumericFormat, OuterScale};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows that are looked at in one task.
+const ROWS: usize = 64;
 
 /// Projections whose operands a task makes of its own rows.
 pub(super) enum RowProjections<'a> {
     /// In f32, or every value rounded on its own, where it lies.
     ByValue(RowFormats<'a>),
-    /// Quantised with scales that are known before, or that rows have for themselves.
+    /// Quantised with scales that are known before, that rows have for themselves, or that all of them have together.
     Scaled(RowMaps<'a>),
 }
 
@@ -31,7 +36,7 @@ impl<'a> RowProjections<'a> {
             return Some(Self::ByValue(formats));
         }
         let (computation, ws) = (Projection::low(all).ok()??, Projection::matrices(all, ws).ok()?);
-        RowMaps::new(&computation, n, &ws).filter(RowMaps::have_scales_of_rows).map(Self::Scaled)
+        RowMaps::new(&computation, n, &ws).map(Self::Scaled)
     }
 
     /// What multiplies rows with these right operands for projections and others, if all of them are of one kind.
@@ -45,6 +50,24 @@ impl<'a> RowProjections<'a> {
             }
             [Self::ByValue(_), Self::Scaled(_)] | [Self::Scaled(_), Self::ByValue(_)] => None,
         }
+    }
+
+    /// Whether tasks have to know what all rows of an operand hold before they make the first one.
+    pub(super) fn need_extents(&self) -> bool {
+        match self {
+            Self::ByValue(_) => false,
+            Self::Scaled(maps) => !maps.have_scales_of_rows(),
+        }
+    }
+
+    /// What the rows hold of which `of` makes and looks at some on the calling thread, if that has to be known.
+    pub(super) fn extent(&self, n: usize, of: impl Fn(Range<usize>) -> Extent + Sync) -> Extent {
+        if !self.need_extents() {
+            return Extent::default();
+        }
+        let rows =
+            (0..n.div_ceil(ROWS)).into_par_iter().map(|task| of(task * ROWS..n.min((task + 1) * ROWS)));
+        rows.reduce(Extent::default, Extent::merge)
     }
 
     /// Whether somebody wants to see operands whole, which those with scales then are not made by rows for.
@@ -71,27 +94,27 @@ impl<'a> RowProjections<'a> {
         }
     }
 
-    /// The forward pass of so many rows, and of a backward pass to come if states are to be kept.
+    /// The forward pass of so many rows, which hold this, and of a backward pass to come if states are to be kept.
     pub(super) fn forward<'p>(
         &'p self,
         all: &[&Projection],
         ws: &[&'p [f32]],
-        n: usize,
+        (n, extent): (usize, Extent),
         keep: bool,
     ) -> Result<ForwardRows<'p>> {
         let ws = Projection::matrices(all, ws)?;
         Ok(match self {
             Self::ByValue(formats) => ForwardRows::ByValue(ByValue { formats, ws }),
-            Self::Scaled(maps) => ForwardRows::Scaled(maps.forward_rows(n, &ws, keep)?.into()),
+            Self::Scaled(maps) => ForwardRows::Scaled(maps.forward_rows(n, extent, &ws, keep)?.into()),
         })
     }
 
-    /// The backward pass of so many rows, with what [`ForwardRows::states`] returned.
+    /// The backward pass of so many rows of each gradient, which hold these, with what [`ForwardRows::states`] returned.
     pub(super) fn backward<'p>(
         &'p self,
         all: &[&Projection],
         ws: &[&'p [f32]],
-        n: usize,
+        (n, extents): (usize, &[Extent]),
         states: &[State],
     ) -> Result<BackwardRows<'p>> {
         let ws = Projection::matrices(all, ws)?;
@@ -102,7 +125,12 @@ impl<'a> RowProjections<'a> {
                     Some(Kept::ByRows(kept)) => Ok(kept),
                     Some(Kept::Whole(_)) | None => Err(other_kind()),
                 });
-                BackwardRows::Scaled(maps.backward_rows(n, &kept.collect::<Result<Vec<_>>>()?, &ws)?)
+                BackwardRows::Scaled(maps.backward_rows(
+                    n,
+                    extents,
+                    &kept.collect::<Result<Vec<_>>>()?,
+                    &ws,
+                )?)
             }
         })
     }

@@ -71,22 +71,29 @@ impl<'a> RowMaps<'a> {
         self.computation.maps.iter().all(of_rows)
     }
 
-    /// The forward pass of tasks that make so many rows, and of a backward pass if there is one to come.
-    pub(crate) fn forward_rows(&self, n: usize, ws: &[Matrix<'_>], keep: bool) -> Result<RowForward<'_>> {
-        let shape = [n, ws[0].cols];
-        let input = RowOperand::of_rows(self.computation.maps[0], Role::Input, shape, keep);
+    /// The forward pass of tasks that make so many rows of x, which hold this, and of a backward pass if there is one to come.
+    pub(crate) fn forward_rows(
+        &self,
+        n: usize,
+        extent: Extent,
+        ws: &[Matrix<'_>],
+        keep: bool,
+    ) -> Result<RowForward<'_>> {
+        let input = RowOperand::of_rows(self.computation.maps[0], Role::Input, [n, ws[0].cols], extent, keep);
         RowForward::new(&self.computation, ws, input.ok_or_else(unfit)?, keep)
     }
 
-    /// The backward pass of tasks that make so many rows.
+    /// The backward pass of tasks that make so many rows of gradients, which hold these.
     pub(crate) fn backward_rows(
         &self,
         n: usize,
+        extents: &[Extent],
         kept: &[&RowKept],
         ws: &[Matrix<'_>],
     ) -> Result<RowBackward<'_>> {
-        let maps = self.computation.maps.iter().zip(ws);
-        let grads = maps.map(|(how, w)| RowOperand::of_rows(how, Role::Grad, [n, w.rows], true));
+        let maps = self.computation.maps.iter().zip(ws).zip(extents);
+        let grads =
+            maps.map(|((how, w), extent)| RowOperand::of_rows(how, Role::Grad, [n, w.rows], *extent, true));
         let grads = grads.collect::<Option<_>>().ok_or_else(unfit)?;
         RowBackward::new(&self.computation, kept, ws, grads)
     }

@@ -80,9 +80,15 @@ impl RowOperand {
         Self::new(how, role, [of.rows, of.cols], extent, both)
     }
 
-    /// For a matrix of this shape, which nobody has yet.
-    pub(super) fn of_rows(how: &QuantizedLinear, role: Role, shape: [usize; 2], both: bool) -> Option<Self> {
-        how.has_scales_of_rows(role).then(|| Self::new(how, role, shape, Extent::default, both))?
+    /// For a matrix of this shape that nobody has whole, and what it holds, where its scale is that of all of it.
+    pub(super) fn of_rows(
+        how: &QuantizedLinear,
+        role: Role,
+        shape: [usize; 2],
+        extent: Extent,
+        both: bool,
+    ) -> Option<Self> {
+        Self::new(how, role, shape, || extent, both)
     }
 
     fn new(
