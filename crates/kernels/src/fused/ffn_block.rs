@@ -77,6 +77,7 @@ pub(super) struct Kept {
     /// \[n\], of the norm before the down projection.
     pub(super) sub_rstd: Vec<f32>,
     /// In place of gate and up, where these never lay in memory.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
     pub(super) tiles: Option<KeptTiles>,
     /// One for each branch.
     pub(super) branch_states: Vec<State>,

@@ -132,6 +132,7 @@ impl<'a> RowFormats<'a> {
     }
 
     /// Whether all operands and results are of bf16, and beyond its largest number infinite.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn are_bf16(&self) -> bool {
         !self.is_full()
             && self.output() == NumericFormat::Bf16
