@@ -423,5 +423,7 @@ pub(crate) fn in_turn<T: Send, R: Send>(mut tasks: Vec<T>, run: impl Fn(T) -> R 
     done.into_iter().map(|(_, done)| done).collect()
 }
 
+mod writing;
+
 #[cfg(test)]
 mod tests;

@@ -97,15 +97,8 @@ impl<'a> AttentionRows<'a> {
         let (qkv, (rstd, [across])) = with_elements([cos, sin], |angles| {
             // SAFETY: tasks write products to all rows of the results, and all rows of an operand.
             Ok(unsafe {
-                written(n, [d; 3], |results| {
-                    parts.run(|clocks| {
-                        let task = |task: RowTask<'_, 3, 2, 1>| {
-                            self.rows_before_heads(task, clocks, &forward, angles)
-                        };
-                        unit.with_packed(&right, round, |right| {
-                            right.by_rows_making(results, across, scratch, task)
-                        })
-                    })
+                unit.write_rows((n, [d; 3]), (&right, round), across, scratch, parts, |task, clocks| {
+                    self.rows_before_heads(task, clocks, &forward, angles)
                 })
             })
         })?;
@@ -238,15 +231,8 @@ impl<'a> AttentionRows<'a> {
             self.rows_back_to_heads(task, clocks, &backward, kept, grad)
         };
         // SAFETY: tasks write all rows of the result and of the operands.
-        let ([of_out], (of_sub_norm, [of_y, out])) = unsafe {
-            written(n, [d], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(&right, round, |right| {
-                        right.by_rows_making(results, [of_y, out], scratch, |rows| task(rows, clocks))
-                    })
-                })
-            })
-        };
+        let ([of_out], (of_sub_norm, [of_y, out])) =
+            unsafe { unit.write_rows((n, [d]), (&right, round), [of_y, out], scratch, parts, task) };
         drop(right);
         Ok((of_out, of_sub_norm, backward.operands(vec![of_y], out)))
     }
@@ -331,15 +317,8 @@ impl<'a> AttentionRows<'a> {
             with_elements(block.rotary.each_ref(), |angles| {
                 // SAFETY: tasks write all rows of the result and of the operands.
                 Ok(unsafe {
-                    written(n, [d], |results| {
-                        parts.run(|clocks| {
-                            let task = |task: RowTask<'_, 1, 5, 4>| {
-                                self.back_rows(task, clocks, &backward, angles, kept, of_heads, grad)
-                            };
-                            unit.with_packed(&right, round, |right| {
-                                right.by_rows_making(results, operands, scratch, task)
-                            })
-                        })
+                    unit.write_rows((n, [d]), (&right, round), operands, scratch, parts, |task, clocks| {
+                        self.back_rows(task, clocks, &backward, angles, kept, of_heads, grad)
                     })
                 })
             })?;

@@ -11,7 +11,7 @@ use super::rows_of;
 use crate::Pointwise;
 #[cfg(target_arch = "x86_64")]
 use crate::bf16_matmul::{Amx, BLOCK, Parts};
-use crate::matmul::{Mat, MatMut, written};
+use crate::matmul::{Mat, MatMut};
 use crate::pointwise::product_into;
 use crate::profile::{Clock, Part, Shared, pass, product};
 use crate::round::round_rows;
@@ -150,13 +150,7 @@ impl<'a> FfnRows<'a> {
         };
         // SAFETY: tasks write products to all rows of the results, and all rows of operands.
         let ([y, up, gate], (rstd, [normed, hidden])) = unsafe {
-            written(n, [d, d_ff, d_gate], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(&right, round, |right| {
-                        right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks))
-                    })
-                })
-            })
+            unit.write_rows((n, [d, d_ff, d_gate]), (&right, round), operands, scratch, parts, task)
         };
         drop(right);
         let (rstd, sub_rstd) = rstd.into_iter().unzip();
@@ -194,15 +188,8 @@ impl<'a> FfnRows<'a> {
         let operands = [inward.across(unit, n)];
         // SAFETY: tasks write products to all rows of the results, and all rows of operands.
         let ([up, gate], (rstd, [normed])) = unsafe {
-            written(n, [d_ff, d_gate], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(
-                        &right,
-                        |_, values| inward.round_weight(values),
-                        |right| right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks)),
-                    )
-                })
-            })
+            let round = |_, values: &mut [f32]| inward.round_weight(values);
+            unit.write_rows((n, [d_ff, d_gate]), (&right, round), operands, scratch, parts, task)
         };
         drop(right);
         let (rstd, extents): (Vec<_>, Vec<_>) = rstd.into_iter().unzip();
@@ -225,15 +212,8 @@ impl<'a> FfnRows<'a> {
         let operands = [outward.across(unit, n)];
         // SAFETY: as above.
         let ([y], (sub_rstd, [hidden])) = unsafe {
-            written(n, [d], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(
-                        &right,
-                        |_, values| outward.round_weight(values),
-                        |right| right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks)),
-                    )
-                })
-            })
+            let round = |_, values: &mut [f32]| outward.round_weight(values);
+            unit.write_rows((n, [d]), (&right, round), operands, scratch, parts, task)
         };
         drop(right);
         Ok((y, self.kept([up, gate], [rstd, sub_rstd], [inward.states(normed), outward.states(hidden)])))

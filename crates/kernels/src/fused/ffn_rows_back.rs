@@ -8,7 +8,7 @@ use super::row_products::{AT_ONCE, past_block, width_past_block};
 #[cfg(target_arch = "x86_64")]
 use super::row_projections::other_kind;
 use super::rows_of;
-use crate::matmul::{Mat, MatMut, written};
+use crate::matmul::{Mat, MatMut};
 use crate::pointwise::{product_and_gradients_into, value_and_gradient_into};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
 use crate::rms_norm;
@@ -120,15 +120,8 @@ impl FfnRows<'_> {
             false => inward.round_weight(values),
         };
         // SAFETY: tasks write all rows of the results and operands.
-        let ([of_x], (partial, [normed, hidden, of_first, of_second, of_y])) = unsafe {
-            written(n, [d], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(&right, round, |right| {
-                        right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks))
-                    })
-                })
-            })
-        };
+        let ([of_x], (partial, [normed, hidden, of_first, of_second, of_y])) =
+            unsafe { unit.write_rows((n, [d]), (&right, round), operands, scratch, parts, task) };
         drop(right);
         let (of_norm, of_sub_norm) = partial.into_iter().unzip();
         let operands = [vec![of_first, of_second], vec![of_y]];
@@ -163,15 +156,8 @@ impl FfnRows<'_> {
         let right = outward.right();
         // SAFETY: tasks write all rows of the results and operands.
         let (of_branches, (partial, [hidden, of_y])) = unsafe {
-            written(n, [d_ff, d_gate], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(
-                        &right,
-                        |_, values| outward.round_weight(values),
-                        |right| right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks)),
-                    )
-                })
-            })
+            let round = |_, values: &mut [f32]| outward.round_weight(values);
+            unit.write_rows((n, [d_ff, d_gate]), (&right, round), operands, scratch, parts, task)
         };
         drop(right);
         let (of_sub_norm, extents): (_, Vec<_>) = partial.into_iter().unzip();
@@ -209,15 +195,8 @@ impl FfnRows<'_> {
         let right = inward.right();
         // SAFETY: as above.
         let ([of_x], (of_norm, [normed, of_first, of_second])) = unsafe {
-            written(n, [d], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(
-                        &right,
-                        |_, values| inward.round_weight(values),
-                        |right| right.by_rows_making(results, operands, scratch, |rows| task(rows, clocks)),
-                    )
-                })
-            })
+            let round = |_, values: &mut [f32]| inward.round_weight(values);
+            unit.write_rows((n, [d]), (&right, round), operands, scratch, parts, task)
         };
         drop(right);
         let operands = [vec![of_first, of_second], vec![of_y]];

@@ -8,7 +8,7 @@ use super::computation::Computation;
 use super::row_passes::{RowBackward, RowForward, RowGradients};
 use super::rows_as_operands::{RowOperand, Ways};
 use super::{Matrix, QuantizedLinear, Role};
-use crate::matmul::{Mat, written};
+use crate::matmul::Mat;
 use crate::profile::{Clock, Part, Shared, pass, product};
 use crate::row_operands::Made;
 use crate::row_tasks::{Operands, RowTask, RowUnit};
@@ -129,18 +129,8 @@ impl<'a> RowMaps<'a> {
         };
         // SAFETY: tasks write products to all rows of the results, and all rows of the operand, if there is one.
         let (ys, (_, [across])) = unsafe {
-            written(n, widths, |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(
-                        &right,
-                        |_, _| {},
-                        |right| {
-                            let across = [forward.across(*unit, n)];
-                            right.by_rows_making(results, across, scratch, |rows| task(rows, clocks))
-                        },
-                    )
-                })
-            })
+            let across = [forward.across(*unit, n)];
+            unit.write_rows((n, widths), (&right, |_, _| {}), across, scratch, parts, task)
         };
         Ok((ys.into_iter().take(maps.len()).collect(), forward.kept(across)))
     }
@@ -172,18 +162,8 @@ impl<'a> RowMaps<'a> {
         let scratch = [backward.own_width(), d];
         // SAFETY: tasks write products to all rows of the result, and all rows of the operands.
         let ([dx], (_, across)) = unsafe {
-            written(n, [d], |results| {
-                parts.run(|clocks| {
-                    unit.with_packed(
-                        &right,
-                        |_, _| {},
-                        |right| {
-                            let across: [_; MOST] = std::array::from_fn(|map| backward.across(map, *unit, n));
-                            right.by_rows_making(results, across, scratch, |rows| task(rows, clocks))
-                        },
-                    )
-                })
-            })
+            let across: [_; MOST] = std::array::from_fn(|map| backward.across(map, *unit, n));
+            unit.write_rows((n, [d]), (&right, |_, _| {}), across, scratch, parts, task)
         };
         let across = across.into_iter().take(dys.len()).collect();
         Ok((dx, backward.gradients(across)))

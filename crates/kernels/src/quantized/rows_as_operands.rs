@@ -77,7 +77,7 @@ impl RowOperand {
     /// Whole matrices are looked at where their scale is that of all of it.
     pub(super) fn of_whole(how: &QuantizedLinear, role: Role, of: Matrix<'_>, both: bool) -> Option<Self> {
         let extent = || span(Part::Quantise, Work::floats(of.values.len()), || numerics::extent(of.values));
-        Self::new(how, role, [of.rows, of.cols], extent, both)
+        Some(Self::new(of.cols, Ways::new(how, role, [of.rows, of.cols], extent, both)?))
     }
 
     /// For a matrix of this shape that nobody has whole, and what it holds, where its scale is that of all of it.
@@ -88,21 +88,11 @@ impl RowOperand {
         extent: Extent,
         both: bool,
     ) -> Option<Self> {
-        Self::new(how, role, shape, || extent, both)
+        Some(Self::new(shape[1], Ways::new(how, role, shape, || extent, both)?))
     }
 
-    fn new(
-        how: &QuantizedLinear,
-        role: Role,
-        shape: [usize; 2],
-        extent: impl FnOnce() -> Extent,
-        both: bool,
-    ) -> Option<Self> {
-        Some(Self {
-            cols: shape[1],
-            ways: Ways::new(how, role, shape, extent, both)?,
-            seen: Mutex::default(),
-        })
+    fn new(cols: usize, ways: Ways) -> Self {
+        Self { cols, ways, seen: Mutex::default() }
     }
 
     pub(super) fn cols(&self) -> usize {
