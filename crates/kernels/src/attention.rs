@@ -7,6 +7,7 @@ mod blocks;
 mod tiles;
 
 pub(crate) use blocks::{Precision, backward, forward};
+pub(crate) use tiles::{Head, Of, PackedHeads, backward_heads, forward_heads};
 
 use crate::Kernels;
 use crate::buffers::with_cpu;

@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), in Llama's rotate-half convention.
 
 use crate::Kernels;
+use crate::bf16_matmul::{LINES, Sums};
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
 use crate::profile::{Part, Work, span};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
@@ -118,7 +119,42 @@ pub(crate) fn rotate_rows(
     }
 }
 
+/// Rotates rows of a head, of which there are a block, in blocks of features one after another. Angles are those of the rows.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
+pub(crate) fn rotate_blocks(head: &mut [Sums], [cos, sin]: [&[f32]; 2], direction: f32) {
+    let groups = head.len(); // of 16 pairs
+    for strip in 0..2 {
+        for group in 0..groups {
+            let rows = strip * LINES * groups + group;
+            let angles = [cos, sin].map(|table| &table.as_chunks().0[rows..]);
+            rotate_tiles(head, strip, [group, group + groups], angles, direction);
+        }
+    }
+}
+
 crate::multiversion! {
+    /// Rotates pairs of the columns of two tiles; angles of a row are so many groups behind those of the row before.
+    fn rotate_tiles(
+        head: &mut [Sums],
+        strip: usize,
+        tiles: [usize; 2],
+        angles: [&[[f32; LINES]]; 2],
+        direction: f32,
+    ) {
+        let [cos, sin] = angles;
+        let groups = head.len();
+        for line in 0..LINES {
+            let [mut x1, mut x2] = tiles.map(|tile| head[tile / 2].0[strip][tile % 2][line]);
+            let (cos, sin) = (cos[line * groups], sin[line * groups]);
+            for lane in 0..LINES {
+                let sin = direction * sin[lane];
+                (x1[lane], x2[lane]) = (x1[lane] * cos[lane] - x2[lane] * sin, x2[lane] * cos[lane] + x1[lane] * sin);
+            }
+            head[tiles[0] / 2].0[strip][tiles[0] % 2][line] = x1;
+            head[tiles[1] / 2].0[strip][tiles[1] % 2][line] = x2;
+        }
+    }
+
     fn rotate_heads(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
         let half = cos.len();
         let sin = &sin[..half];

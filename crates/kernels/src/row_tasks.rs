@@ -24,7 +24,7 @@ pub(crate) const ROWS: usize = 96;
 /// On tiles, rows are a multiple of the steps of a tile, and fewer at most: what lies between products is as large as for kernels
 /// of f32, but waits for them a tenth of the time, and leaves more of the L2 cache to the weights.
 pub(crate) const ROW_UNIT_ON_TILES: usize = 32;
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
 const ROWS_ON_TILES: usize = 64;
 
 /// Floats of right operands that are packed at a time: 64 MiB. A task's rows are enough work for what it then reads, be it from
@@ -410,6 +410,13 @@ pub(crate) fn rows_in_turn(
         start = rows.end;
         (count > 0).then_some(rows)
     })
+}
+
+/// Shares so many rows out among all threads, as tasks on tiles have them. Returns what the tasks did, in the order of the rows.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
+pub(crate) fn rows_on_tiles<R: Send>(all: usize, task: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
+    let threads = rayon::current_num_threads();
+    in_turn(rows_in_turn(all, threads, ROW_UNIT_ON_TILES, ROWS_ON_TILES).collect(), task)
 }
 
 /// Runs tasks on all threads, each of which takes the next when it has done one. Returns what they did, in their order.

@@ -1,7 +1,7 @@
 //! Blocks of sums that become operands of the next product where they are, without a detour through rows in memory.
 
+use super::Sums;
 use super::pack::{LINES, Side, Tile, pair_of, transpose};
-use super::{Strips, Sums};
 use crate::round::to_bf16;
 use numerics::multiversion;
 
@@ -24,13 +24,6 @@ impl Sums {
                 late[line][first.saturating_sub(LINES)..].fill(0.0);
             }
         }
-    }
-}
-
-impl Strips {
-    /// The two strips of a panel.
-    pub(crate) fn panel(&self, panel: usize) -> [&[Tile]; 2] {
-        [0, 1].map(|strip| &self.tiles[(2 * panel + strip) * self.pitch..][..self.len])
     }
 }
 
@@ -101,7 +94,7 @@ multiversion! {
     }
 
     /// The same block where its lines are what is summed over: right tiles of a step for each of two strips of its columns.
-    fn right_over_lines(left: [&Tile; 2], right: &mut [Tile; 2]) {
+    fn right_over_lines(left: [&Tile; 2], right: [&mut Tile; 2]) {
         let [first, second] = right;
         let left = left[0].0.as_flattened().iter().zip(left[1].0.as_flattened());
         let right = first.0.as_flattened_mut().iter_mut().zip(second.0.as_flattened_mut());
@@ -113,9 +106,10 @@ multiversion! {
 }
 
 /// The same block where its lines are what is summed over, as tiles of a step for each of two strips of its columns.
-pub(crate) fn over_lines(left: [&Tile; 2], side: Side, tiles: &mut [Tile; 2]) {
-    right_over_lines(left, tiles);
+pub(crate) fn over_lines(left: [&Tile; 2], side: Side, [first, second]: [&mut Tile; 2]) {
+    right_over_lines(left, [&mut *first, &mut *second]);
     if side == Side::Left {
-        tiles.iter_mut().for_each(transpose);
+        transpose(first);
+        transpose(second);
     }
 }

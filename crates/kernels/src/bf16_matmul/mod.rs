@@ -38,11 +38,11 @@ use crate::round::round_rows;
 pub(crate) use blocks::{block_of, left_tiles, over_lines, round_block};
 use numerics::NumericFormat;
 pub(crate) use over_rows::OverRows;
-pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write};
+pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write, transpose};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-pub(crate) use strips::Strips;
+pub(crate) use strips::{Lines, Strips};
 use take::take;
 pub(crate) use take::whole_row;
 pub(crate) use unit::{Start, Sums, TileUnit, Tiles};
@@ -163,11 +163,12 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(f32, &Strips, &Strips
         assert_eq!((a.len, a.parts), (b.len, b.parts));
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
         let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
-        for tiles in a.tiles.chunks((rows / LINES * a.pitch).max(1)) {
+        for first in (0..a.cols).step_by(rows) {
             let c = c.take_rows(rows.min(c.shape()[0]));
             let update = Update { factor: *factor, ..Update::OVERWRITE };
             let result = Destination { b, update, scales: None, rounded: false, c };
-            tasks.push((Left::Packed { tiles, len: a.len, pitch: a.pitch }, result));
+            let blocks = first / BLOCK..(first + rows).min(a.cols).div_ceil(BLOCK);
+            tasks.push((Left::Packed(a.lines(blocks)), result));
         }
     }
     tasks.into_par_iter().for_each(|(left, result)| {
@@ -240,8 +241,8 @@ thread_local! {
 enum Left<'a> {
     /// To be packed.
     Rows(Mat<'a>),
-    /// An even number of strips, with so many tiles in each, and so many from one to the next.
-    Packed { tiles: &'a [Tile], len: usize, pitch: usize },
+    /// Packed.
+    Packed(Lines<'a>),
 }
 
 /// Updates each c by a and its b, for the rows of a task, unless the parts of b do not hold a. All b have as many.
@@ -249,14 +250,9 @@ pub(crate) fn multiply_rows(unit: impl TileUnit, a: Mat<'_>, results: &mut [Dest
     multiply_left(unit, Left::Rows(a), results)
 }
 
-/// The same for a left operand that is packed, an even number of strips with so many tiles in each.
-pub(crate) fn multiply_packed(
-    unit: impl TileUnit,
-    tiles: &[Tile],
-    len: usize,
-    results: &mut [Destination<'_, '_>],
-) {
-    multiply_left(unit, Left::Packed { tiles, len, pitch: len }, results);
+/// The same for a left operand that is packed.
+pub(crate) fn multiply_packed(unit: impl TileUnit, a: Lines<'_>, results: &mut [Destination<'_, '_>]) {
+    multiply_left(unit, Left::Packed(a), results);
 }
 
 /// [`multiply_rows`] for either left operand.
@@ -265,7 +261,7 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
     assert!(results.iter().all(|of| of.b.parts == parts));
     let (blocks, len) = match a {
         Left::Rows(a) => (a.rows.div_ceil(BLOCK), parts.tiles(a.cols)),
-        Left::Packed { tiles, len, pitch } => (tiles.len() / (2 * pitch), len),
+        Left::Packed(lines) => (lines.blocks(), lines.len()),
     };
     let mut scratch = SCRATCH.take();
     let Scratch { left: buffer, sums } = &mut scratch;
@@ -276,7 +272,7 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
     let mut exact = true;
     for start in (0..len).step_by(TILES_AT_ONCE) {
         let count = TILES_AT_ONCE.min(len - start);
-        let (left, distance) = match a {
+        let left = match a {
             Left::Rows(a) => {
                 grow(buffer, 2 * blocks * count, Tile::ZERO);
                 let left = &mut buffer[..2 * blocks * count];
@@ -287,9 +283,9 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
                 if !exact {
                     break;
                 }
-                (&*left, count)
+                Lines::new(left, count)
             }
-            Left::Packed { tiles, pitch, .. } => (&tiles[start..], pitch),
+            Left::Packed(lines) => lines.steps(start..start + count),
         };
         let first = if start == 0 { Start::Zero } else { Start::Sums };
         let mut number = 0;
@@ -297,7 +293,7 @@ fn multiply_left(unit: impl TileUnit, a: Left<'_>, results: &mut [Destination<'_
             for (panel, b) in tiles.chunks_exact(2 * pitch).enumerate() {
                 let b = [&b[start..][..count], &b[pitch + start..][..count]];
                 for block in 0..blocks {
-                    let a = [0, 1].map(|strip| &left[(2 * block + strip) * distance..][..count]);
+                    let a = left.block(block);
                     let sums = &mut sums[number];
                     number += usize::from(cut);
                     match parts {

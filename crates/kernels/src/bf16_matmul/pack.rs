@@ -111,8 +111,8 @@ pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, vi
     }
 }
 
-/// Transposes the pairs of a tile.
-pub(super) fn transpose(tile: &mut Tile) {
+/// Transposes the pairs of a tile: a left operand's becomes a right one's, and the reverse.
+pub(crate) fn transpose(tile: &mut Tile) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 {
         // SAFETY: `isa` is never wider than what this CPU has.

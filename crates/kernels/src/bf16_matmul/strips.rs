@@ -5,6 +5,7 @@ use super::pack::{Parts, Side, Tile, pack_strips};
 use crate::matmul::Mat;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// An operand, packed in strips of columns, or of rows if it is a left one.
 pub(crate) struct Strips {
@@ -57,5 +58,57 @@ impl Strips {
             unsafe { tiles.set_len(count) };
         }
         exact.then_some(Self { tiles, cols: b.cols, parts, len, pitch: len })
+    }
+}
+
+impl Strips {
+    /// Blocks of lines, of which it has two strips each.
+    pub(crate) fn lines(&self, blocks: Range<usize>) -> Lines<'_> {
+        let Self { tiles, len, pitch, .. } = self;
+        Lines { tiles: &tiles[2 * blocks.start * pitch..2 * blocks.end * pitch], len: *len, pitch: *pitch }
+    }
+
+    /// The two strips of a block of lines.
+    pub(crate) fn block(&self, block: usize) -> [&[Tile]; 2] {
+        self.lines(block..block + 1).block(0)
+    }
+}
+
+/// Blocks of lines of an operand, each of two strips of tiles, or some steps of all of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    /// From the first tile on.
+    tiles: &'a [Tile],
+    /// Tiles of a strip.
+    len: usize,
+    /// Tiles from strip to strip.
+    pitch: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Strips of so many tiles, one behind the other.
+    pub(crate) fn new(tiles: &'a [Tile], len: usize) -> Self {
+        Self { tiles, len, pitch: len }
+    }
+
+    /// Tiles of a strip.
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// How many blocks there are.
+    pub(crate) fn blocks(self) -> usize {
+        self.tiles.len().div_ceil(2 * self.pitch.max(1))
+    }
+
+    /// The two strips of a block.
+    pub(crate) fn block(self, block: usize) -> [&'a [Tile]; 2] {
+        [0, 1].map(|strip| &self.tiles[(2 * block + strip) * self.pitch..][..self.len])
+    }
+
+    /// Some tiles of every strip.
+    pub(crate) fn steps(self, steps: Range<usize>) -> Self {
+        let tiles = self.tiles.get(steps.start..).unwrap_or(&[]);
+        Self { tiles, len: steps.len(), ..self }
     }
 }

@@ -1,8 +1,11 @@
 //! Causal self-attention with its norm, rotary positions and residual connection.
 
 use super::attention_rows::AttentionRows;
+use super::attention_tiles::KeptTiles;
 use super::projection::{Backward, Projection, State, weight_gradients};
 use super::residual_blocks::{Gradients, Link, OnSlices, ResidualBlock, residual_blocks};
+#[cfg(target_arch = "x86_64")]
+use super::row_projections::other_kind;
 use super::{Formats, Norm, Saving, norm_again, norm_backward, round_in_place, rounded};
 use crate::attention::{self, Precision};
 use crate::buffers::with_elements;
@@ -72,15 +75,19 @@ pub(super) struct Shaped {
 }
 
 /// Values of the forward pass.
+#[derive(Default)]
 pub(super) struct Kept {
     /// \[b, t\], of the norm.
     pub(super) rstd: Vec<f32>,
     /// Each \[b, t, h, d\]; queries and keys rotated.
-    qkv: [Vec<f32>; 3],
+    pub(super) qkv: [Vec<f32>; 3],
     /// \[b, t, h, d\].
     pub(super) out: Vec<f32>,
+    /// In place of these, where they never lay in memory as rows.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
+    pub(super) tiles: Option<KeptTiles>,
     /// \[b, h, t\].
-    log_sum_exp: Vec<f32>,
+    pub(super) log_sum_exp: Vec<f32>,
     /// \[b, t\], of the norm before the output projection.
     pub(super) sub_rstd: Vec<f32>,
     /// One each.
@@ -105,6 +112,12 @@ impl OnSlices for Shaped {
         let w = self.weights(weights);
         let AttentionBlock { norm, qkv, sub_norm, o, formats, scale, .. } = &self.block;
         let rows = AttentionRows::new(self, x, &w).filter(|rows| !rows.is_looked_at());
+        #[cfg(target_arch = "x86_64")]
+        if let Some(block) = rows.as_ref().and_then(AttentionRows::on_tiles)
+            && let Some(result) = block.run()?
+        {
+            return Ok(result);
+        }
         let (qkv, rstd, qkv_states) = match &rows {
             Some(rows) => rows.before_heads(keep)?,
             None => {
@@ -125,7 +138,17 @@ impl OnSlices for Shaped {
         });
         if let Some(rows) = rows {
             let (y, sub_rstd, o_state) = rows.after_heads(&mut out, keep)?;
-            let kept = Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: true };
+            let kept = Kept {
+                rstd,
+                qkv,
+                out,
+                tiles: None,
+                log_sum_exp,
+                sub_rstd,
+                qkv_states,
+                o_state,
+                by_rows: true,
+            };
             return Ok((y, kept));
         }
         round_in_place(&mut out, formats.compute);
@@ -139,7 +162,8 @@ impl OnSlices for Shaped {
             (y, o_state) = o.forward_onto(x, &out, w.o, keep)?;
         }
         round_in_place(&mut y, formats.residual);
-        let kept = Kept { rstd, qkv, out, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: false };
+        let kept =
+            Kept { rstd, qkv, out, tiles: None, log_sum_exp, sub_rstd, qkv_states, o_state, by_rows: false };
         Ok((y, kept))
     }
 
@@ -147,6 +171,11 @@ impl OnSlices for Shaped {
         let w = self.weights(weights);
         let AttentionBlock { qkv, sub_norm, o, formats, .. } = &self.block;
         if let (true, Some(rows)) = (kept.by_rows, AttentionRows::new(self, x, &w)) {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(tiles) = &kept.tiles {
+                let block = rows.on_tiles().ok_or_else(other_kind)?;
+                return block.back(kept, tiles, grad)?.ok_or_else(other_kind);
+            }
             let (of_out, of_sub_norm, of_output) = rows.back_to_heads(kept, grad)?;
             let of_qkv = self.back_through_heads(kept, &of_out);
             drop(of_out);
@@ -236,7 +265,7 @@ impl Shaped {
     }
 
     /// So many products per head, of the half of the scores that is visible, and tensors read or written.
-    fn attention_work(&self, products: f64, tensors: usize) -> Work {
+    pub(super) fn attention_work(&self, products: f64, tensors: usize) -> Work {
         let HeadShape { b, t, h, d } = self.shape;
         let visible = (b * h * t * (t + 1) / 2) as f64;
         Work { flops: products * 2.0 * visible * d as f64, bytes: 4.0 * (tensors * self.shape.len()) as f64 }

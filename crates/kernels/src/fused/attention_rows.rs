@@ -1,13 +1,19 @@
 //! What comes before and after the heads of an attention block, by tasks that take some rows through all of it.
 
 use super::attention_block::{AttentionBlock, Kept, Shaped, Weights};
+#[cfg(target_arch = "x86_64")]
+use super::attention_tiles::AttentionTiles;
 use super::backward_rows::{BackwardRows, WeightOperands};
 use super::forward_rows::ForwardRows;
 use super::projection::State;
 use super::residual_blocks::Gradients;
 use super::row_products::{norm_rows, past_block, width_past_block};
 use super::row_projections::RowProjections;
+#[cfg(target_arch = "x86_64")]
+use super::row_projections::in_bf16;
 use super::{Formats, rows_of};
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_matmul::{Amx, BLOCK};
 use crate::buffers::with_elements;
 use crate::matmul::{Mat, MatMut, written};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
@@ -67,6 +73,16 @@ impl<'a> AttentionRows<'a> {
     /// Whether somebody wants to see operands whole.
     pub(super) fn is_looked_at(&self) -> bool {
         self.inward.are_looked_at() || self.outward.are_looked_at()
+    }
+
+    /// The block as one whose heads stay on tiles, if it is of that kind too.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn on_tiles(&self) -> Option<AttentionTiles<'_, Amx>> {
+        let Self { shaped, w, x, n, d, .. } = *self;
+        let (unit, inward, outward) = in_bf16(self.unit, self.formats(), [&self.inward, &self.outward])?;
+        let is_whole = [shaped.shape.t, shaped.shape.d].iter().all(|len| len.is_multiple_of(BLOCK));
+        let is_one = is_whole && self.d_sub_norm == 0;
+        is_one.then_some(AttentionTiles { unit, rows: self.unit, shaped, w, inward, outward, x, n, d })
     }
 
     fn formats(&self) -> Formats {

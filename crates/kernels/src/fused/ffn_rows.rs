@@ -7,10 +7,12 @@ use super::forward_rows::ForwardRows;
 use super::projection::State;
 use super::row_products::{AT_ONCE, norm_rows};
 use super::row_projections::RowProjections;
+#[cfg(target_arch = "x86_64")]
+use super::row_projections::in_bf16;
 use super::rows_of;
 use crate::Pointwise;
 #[cfg(target_arch = "x86_64")]
-use crate::bf16_matmul::{Amx, BLOCK, Parts};
+use crate::bf16_matmul::{Amx, BLOCK};
 use crate::matmul::{Mat, MatMut};
 use crate::pointwise::product_into;
 use crate::profile::{Clock, Part, Shared, pass, product};
@@ -18,8 +20,6 @@ use crate::round::round_rows;
 use crate::row_tasks::{RowProducts, RowTask, RowUnit};
 use candle_core::Result;
 use numerics::Extent;
-#[cfg(target_arch = "x86_64")]
-use numerics::NumericFormat;
 use std::ops::Range;
 
 /// A block whose operands tasks make of their own rows, with weights that are packed together.
@@ -87,15 +87,8 @@ impl<'a> FfnRows<'a> {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn on_tiles(&self) -> Option<FfnTiles<'_, Amx>> {
         let Self { block, w, x, n, d, d_ff, .. } = *self;
-        let RowUnit::Tiles(unit, Parts::One) = self.unit else { return None };
-        let (RowProjections::ByValue(inward), RowProjections::ByValue(outward)) =
-            (&self.inward, &self.outward)
-        else {
-            return None;
-        };
-        let are_bf16 =
-            block.formats.compute == NumericFormat::Bf16 && inward.are_bf16() && outward.are_bf16();
-        let is_one = are_bf16 && self.d_sub_norm == 0 && n.is_multiple_of(BLOCK);
+        let (unit, inward, outward) = in_bf16(self.unit, block.formats, [&self.inward, &self.outward])?;
+        let is_one = self.d_sub_norm == 0 && n.is_multiple_of(BLOCK);
         is_one.then_some(FfnTiles { unit, rows: self.unit, block, w, inward, outward, x, n, d, d_ff })
     }
 

@@ -8,12 +8,13 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 use super::ffn_block::{FfnBlock, Kept, Weights};
+use super::left_blocks::LeftBlocks;
 use super::residual_blocks::Gradients;
 use super::row_products::{RowFormats, norm_rows, norm_rows_again, past_block, width_past_block};
 use super::rows_of;
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, block_of,
-    left_tiles, multiply_packed, over_lines, pack_strips, packed_products, round_block, to_write,
+    left_tiles, multiply_packed, over_lines, packed_products, round_block,
 };
 use crate::matmul::{Before, Mat, MatMut, Update, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
@@ -58,34 +59,6 @@ thread_local! {
     static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-/// Room for so many tiles.
-fn room(tiles: &mut Vec<Tile>, count: usize) -> &mut [Tile] {
-    if tiles.len() < count {
-        tiles.resize(count, Tile::ZERO);
-    }
-    &mut tiles[..count]
-}
-
-/// Left operands of rows that tasks make block by block: strips of so many steps.
-struct LeftBlocks<'t> {
-    tiles: &'t mut [Tile],
-    steps: usize,
-}
-
-impl LeftBlocks<'_> {
-    /// The tiles of a step of a block.
-    fn at(&mut self, block: usize, step: usize) -> [&mut Tile; 2] {
-        let first = 2 * block * self.steps + step;
-        let (before, from) = self.tiles.split_at_mut(first + self.steps);
-        [&mut before[first], &mut from[0]]
-    }
-
-    /// The strips of a block.
-    fn block(&self, block: usize) -> [&[Tile]; 2] {
-        [0, 1].map(|strip| &self.tiles[(2 * block + strip) * self.steps..][..self.steps])
-    }
-}
-
 impl<U: TileUnit> FfnTiles<'_, U> {
     /// Panels of the hidden state's features.
     fn panels(&self) -> usize {
@@ -114,8 +87,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
         let Self { w, inward, outward, d, d_ff, .. } = self;
         let pack = |w, [rows, cols]: [usize; 2], formats: &RowFormats<'_>| {
             let mat = Mat::row_major(w, rows, cols);
-            let round = |values: &mut [f32]| formats.round(Role::Weight, values);
-            Strips::pack_rounded(if transposed { mat.t() } else { mat }, Parts::One, round)
+            formats.packed_weight(if transposed { mat.t() } else { mat })
         };
         let into = w.branches().into_iter().map(|w| pack(w, [*d_ff, *d], inward)).collect::<Option<_>>()?;
         Some((into, pack(w.down, [*d, *d_ff], outward)?))
@@ -178,10 +150,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             let enter = |normed: &mut [f32]| inward.enter(format, Role::Input, normed);
             norm_rows(&block.norm, [x, w.norm], format, normed, enter)
         });
-        let steps = Parts::One.tiles(*d);
-        let left = LeftBlocks { tiles: room(left, 2 * blocks * steps), steps };
-        let mut hidden_left = LeftBlocks { tiles: room(hidden_left, 2 * blocks * panels), steps: panels };
-        into_hidden.time(|| pack_left(left.tiles, normed, *d));
+        let left = into_hidden.time(|| LeftBlocks::packed(left, normed, *d));
+        let mut hidden_left = LeftBlocks::new(hidden_left, blocks, panels);
         let mut tiles = unit.configure();
         let [mut gate, mut up, mut hidden] = [Sums::ZERO; 3];
         let mut packed = [Tile::ZERO; 2];
@@ -189,7 +159,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             for block in 0..blocks {
                 into_hidden.time(|| {
                     for (sums, right) in [&mut up, &mut gate].into_iter().zip(into.iter().rev()) {
-                        tiles.multiply(sums, Start::Zero, left.block(block), right.panel(panel));
+                        tiles.multiply(sums, Start::Zero, left.block(block), right.block(panel));
                     }
                 });
                 activation.time(|| {
@@ -222,7 +192,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             let update = Update { before, ..Update::OVERWRITE };
             let c = y.window([0, 0], y.shape());
             let mut results = [Destination { b: out_of, update, scales: None, rounded: true, c }];
-            multiply_packed(*unit, hidden_left.tiles, panels, &mut results);
+            multiply_packed(*unit, hidden_left.lines(), &mut results);
             round_rows(y.elements(), block.formats.residual);
         });
         rstd
@@ -299,24 +269,22 @@ impl<U: TileUnit> FfnTiles<'_, U> {
         let (x, rstd, first) = (rows_of(self.x, &rows, d), &rstd[rows.clone()], rows.start / BLOCK);
         let residual = block.formats.residual;
         let grad = past_block(rows_of(grad, &rows, d), residual, past);
-        let steps = Parts::One.tiles(d);
-        let left = LeftBlocks { tiles: room(left, 2 * blocks * steps), steps };
         let mut turned = [Tile::ZERO; 2];
-        quantise.time(|| {
+        let left = quantise.time(|| {
             operand.copy_from_slice(grad);
             outward.enter_one(0, residual, Role::Grad, operand);
-            pack_left(left.tiles, operand, d);
+            let left = LeftBlocks::packed(left, operand, d);
             for block in 0..blocks {
                 let [early, late] = left.block(block);
                 for (panel, tiles) in early.iter().zip(late).enumerate() {
-                    over_lines([tiles.0, tiles.1], across.of_y.side(), &mut turned);
+                    over_lines(tiles.into(), across.of_y.side(), turned.each_mut());
                     // SAFETY: these rows belong to this task.
                     unsafe { across.of_y.put(panel, first + block, &turned) };
                 }
             }
+            left
         });
-        let mut of_branches = [of_gate, of_up]
-            .map(|tiles| LeftBlocks { tiles: room(tiles, 2 * blocks * panels), steps: panels });
+        let mut of_branches = [of_gate, of_up].map(|tiles| LeftBlocks::new(tiles, blocks, panels));
         let of_branches = &mut of_branches[2 - branches..];
         let mut tiles = unit.configure();
         let [mut dy, mut gate, mut up, mut hidden, mut of_gate, mut of_up] = [Sums::ZERO; 6];
@@ -324,7 +292,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
         for panel in 0..panels {
             for block in 0..blocks {
                 out_of_hidden
-                    .time(|| tiles.multiply(&mut dy, Start::Zero, left.block(block), out_of.panel(panel)));
+                    .time(|| tiles.multiply(&mut dy, Start::Zero, left.block(block), out_of.block(panel)));
                 activation.time(|| {
                     self.clear_padding(panel, &mut dy);
                     round_block(&mut dy);
@@ -351,12 +319,12 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                         let [early, late] = left.at(block, panel);
                         let largest = left_tiles(sums, [&mut *early, &mut *late]);
                         inward.add_found(branch, Role::Grad, largest.non_finite_before(sums));
-                        over_lines([early, late], across.side(), &mut turned);
+                        over_lines([early, late], across.side(), turned.each_mut());
                         // SAFETY: these rows belong to this task.
                         unsafe { across.put(panel, first + block, &turned) };
                     }
                     left_tiles(&hidden, packed.each_mut());
-                    over_lines(packed.each_ref(), across.hidden.side(), &mut turned);
+                    over_lines(packed.each_ref(), across.hidden.side(), turned.each_mut());
                     // SAFETY: these rows belong to this task.
                     unsafe { across.hidden.put(panel, first + block, &turned) };
                 });
@@ -367,12 +335,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             let mut update = Update::OVERWRITE;
             for (left, b) in of_branches.iter().zip(into) {
                 let c = MatMut::row_major(of_normed, rows.len(), d);
-                multiply_packed(
-                    *unit,
-                    left.tiles,
-                    panels,
-                    &mut [Destination { b, update, scales: None, rounded: true, c }],
-                );
+                let mut results = [Destination { b, update, scales: None, rounded: true, c }];
+                multiply_packed(*unit, left.lines(), &mut results);
                 update = update.more();
             }
         });
@@ -393,11 +357,4 @@ struct Across {
     hidden: OverRows,
     of_branches: Vec<OverRows>,
     of_y: OverRows,
-}
-
-/// Rows of bf16 as left operand.
-fn pack_left(tiles: &mut [Tile], rows: &[f32], cols: usize) {
-    // SAFETY: the packers write tiles.
-    let tiles = unsafe { to_write(tiles) };
-    pack_strips(tiles, Side::Left, Parts::One, Mat::row_major(rows, rows.len() / cols, cols));
 }

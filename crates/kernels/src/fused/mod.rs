@@ -14,6 +14,7 @@
 
 mod attention_block;
 mod attention_rows;
+mod attention_tiles;
 mod backward_rows;
 mod ffn_block;
 mod ffn_rows;
@@ -21,6 +22,7 @@ mod ffn_rows_back;
 mod ffn_tiles;
 mod forward_rows;
 mod head_loss;
+mod left_blocks;
 mod projection;
 mod relay;
 mod residual_blocks;

@@ -4,6 +4,8 @@
 
 use super::Norm;
 use super::projection::Projection;
+use crate::bf16_matmul::{Parts, Strips};
+use crate::matmul::Mat;
 use crate::profile::{Part, Work, span};
 use crate::quantized::{Matrix, QuantizedLinear, Role};
 use crate::rms_norm;
@@ -77,6 +79,12 @@ impl<'a> RowFormats<'a> {
                 numerics::round_rows(values, spec.format, spec.overflow);
             }
         }
+    }
+
+    /// A weight, or its transpose, as right operand of bf16, if that holds it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
+    pub(super) fn packed_weight(&self, w: Mat<'_>) -> Option<Strips> {
+        Strips::pack_rounded(w, Parts::One, |values| self.round(Role::Weight, values))
     }
 
     /// Whether numbers of `format` are an operand as they are.

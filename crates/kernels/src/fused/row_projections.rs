@@ -1,9 +1,13 @@
 //! Projections of one input in tasks that take some rows through several of them, and through what lies between.
 
+#[cfg(target_arch = "x86_64")]
+use super::Formats;
 use super::backward_rows::BackwardRows;
 use super::forward_rows::ForwardRows;
 use super::projection::{Kept, Projection, State};
 use super::row_products::RowFormats;
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_matmul::{Amx, Parts};
 use crate::matmul::Mat;
 use crate::quantized::{Left, Matrix, Role, RowMaps};
 use crate::row_tasks::{Operands, RowUnit};
@@ -134,6 +138,21 @@ impl<'a> RowProjections<'a> {
             }
         })
     }
+}
+
+/// The unit of tiles, and the formats of projections into a block and out of it, if all values in it are bf16.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn in_bf16<'f, 'a>(
+    unit: RowUnit,
+    formats: Formats,
+    projections: [&'f RowProjections<'a>; 2],
+) -> Option<(Amx, &'f RowFormats<'a>, &'f RowFormats<'a>)> {
+    let RowUnit::Tiles(unit, Parts::One) = unit else { return None };
+    let [RowProjections::ByValue(inward), RowProjections::ByValue(outward)] = projections else {
+        return None;
+    };
+    let are_bf16 = formats.compute == NumericFormat::Bf16 && inward.are_bf16() && outward.are_bf16();
+    are_bf16.then_some((unit, inward, outward))
 }
 
 impl ByValue<'_> {

@@ -178,6 +178,35 @@ fn low_rows_agree(case: &Case, n: usize, tiles: bool) -> Result<()> {
     same_bits_in_every_pool(|| all(case, true))
 }
 
+/// Heads that stay on tiles from queries, keys and values to their gradients: bit for bit what whole operands give, in any number of
+/// threads, and with or without a backward pass to come.
+#[test]
+fn heads_on_tiles_agree_with_being_looked_at() -> Result<()> {
+    for case in Case::all(Recipe::Bf16) {
+        let looking =
+            Case { counter: Arc::new(Counter { looks: true, ..Counter::default() }), ..case.clone() };
+        // A head is a block of features, two and three; a sequence is not a task's rows.
+        for shape @ [.., h, _] in [[2, 96, 2, 32], [1, 64, 2, 64], [1, 32, 1, 96]] {
+            let inputs = case.attention_inputs(shape)?;
+            let attend =
+                |case: &Case, x: &[Tensor]| case.attention(Some(Saving::Keep), Kernels::Portable, h, x);
+            let values = |case: &Case| {
+                on_forced_tiles(|| {
+                    let values = value_and_gradients(|x| attend(case, x), &inputs)?;
+                    assert_eq!(bits(&attend(case, &inputs)?)?, bits(&values[0])?);
+                    Ok(values)
+                })
+            };
+            for (found, expected) in values(&case)?.iter().zip(&values(&looking)?) {
+                assert!(bits(found)? == bits(expected)?, "{case:?} {shape:?}");
+            }
+            same_bits_in_every_pool(|| values(&case))?;
+        }
+        assert!(looking.counter.shown.load(Ordering::Relaxed) > 0);
+    }
+    Ok(())
+}
+
 /// Recipes with scales that rows have for themselves, or that are known before, on tiles: values and gradients bit for bit those of
 /// operands that are quantised whole, in any number of threads, and with or without a backward pass to come.
 #[test]
@@ -227,12 +256,14 @@ fn what_is_not_finite_is_counted_in_rows_too() -> Result<()> {
         ffn[3] =
             ffn[3].slice_assign(&[7..8, 5..6], &Tensor::full(f32::INFINITY, (1, 1), ffn[0].device())?)?;
         value_and_gradients(|x| case.ffn(fused.then_some(Saving::Keep), Kernels::Portable, x), &ffn)?;
-        let attention = case.attention_inputs([1, 50, 3, 16])?;
+        // Heads that stay on tiles where the rows are whole blocks.
+        let (h, d_head) = if n.is_multiple_of(32) { (2, 32) } else { (3, 16) };
+        let attention = case.attention_inputs([1, n, h, d_head])?;
         let nan = Tensor::full(f32::NAN, (1, 1), ffn[0].device())?;
         let spoilt =
             [&attention[..3], &[attention[3].slice_assign(&[3..4, 5..6], &nan)?], &attention[4..]].concat();
         value_and_gradients(
-            |x| case.attention(fused.then_some(Saving::Keep), Kernels::Portable, 3, x),
+            |x| case.attention(fused.then_some(Saving::Keep), Kernels::Portable, h, x),
             &spoilt,
         )?;
         Ok(counter.non_finite.each_ref().map(|count| count.load(Ordering::Relaxed)))
