@@ -196,12 +196,12 @@ pub(crate) fn product(
 
 /// y ← gate_fn(gate) * up_fn(up), on the calling thread.
 pub(crate) fn product_into([gate, up]: [&[f32]; 2], [gate_fn, up_fn]: [&dyn Pointwise; 2], y: &mut [f32]) {
-    let mut scratch = [0.0; BLOCK];
     for ((gate, up), y) in gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(y.chunks_mut(BLOCK)) {
         gate_fn.value(gate, y);
         if up_fn.is_identity() {
             multiply(y, up);
         } else {
+            let mut scratch = [0.0; BLOCK];
             let up_value = &mut scratch[..y.len()];
             up_fn.value(up, up_value);
             multiply(y, up_value);
@@ -235,13 +235,18 @@ pub(crate) fn product_and_gradients_into(
     functions: [&dyn Pointwise; 2],
     [y, of_gate, of_up]: [&mut [f32]; 3],
 ) {
-    let mut scratch = [0.0; BLOCK];
     let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(dy.chunks(BLOCK));
     let results = y.chunks_mut(BLOCK).zip(of_gate.chunks_mut(BLOCK)).zip(of_up.chunks_mut(BLOCK));
     for (((gate, up), dy), ((y, of_gate), of_up)) in inputs.zip(results) {
-        let up_value = &mut scratch[..y.len()];
-        gated_block([gate, up, dy], functions, [&mut *y, &mut *up_value], [of_gate, of_up]);
-        multiply(y, if functions[1].is_identity() { up } else { up_value });
+        if functions[1].is_identity() {
+            gated_block([gate, up, dy], functions, [&mut *y, &mut []], [of_gate, of_up]);
+            multiply(y, up);
+        } else {
+            let mut scratch = [0.0; BLOCK];
+            let up_value = &mut scratch[..y.len()];
+            gated_block([gate, up, dy], functions, [&mut *y, &mut *up_value], [of_gate, of_up]);
+            multiply(y, up_value);
+        }
     }
 }
 

@@ -121,37 +121,44 @@ pub(crate) fn rotate_rows(
 
 /// Rotates rows of a head, of which there are a block, in blocks of features one after another. Angles are those of the rows.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
-pub(crate) fn rotate_blocks(head: &mut [Sums], [cos, sin]: [&[f32]; 2], direction: f32) {
+pub(crate) fn rotate_blocks(head: &mut [Sums], angles: [&[f32]; 2], direction: f32) {
+    /// 16 columns of 16 rows.
+    type Square = [[f32; LINES]; LINES];
     let groups = head.len(); // of 16 pairs
     for strip in 0..2 {
         for group in 0..groups {
-            let rows = strip * LINES * groups + group;
-            let angles = [cos, sin].map(|table| &table.as_chunks().0[rows..]);
-            rotate_tiles(head, strip, [group, group + groups], angles, direction);
+            let [cos, sin] = angles.map(|table| -> Square {
+                let table = &table.as_chunks().0[strip * LINES * groups + group..];
+                std::array::from_fn(|line| table[line * groups])
+            });
+            let places = [group, group + groups];
+            let [x1, x2]: [&mut Square; 2] = match head {
+                [only] => only.0[strip].each_mut(),
+                _ => match head.get_disjoint_mut(places.map(|place| place / 2)) {
+                    Ok([of_x1, of_x2]) => {
+                        [&mut of_x1.0[strip][places[0] % 2], &mut of_x2.0[strip][places[1] % 2]]
+                    }
+                    Err(_) => unreachable!("halves of a head of several blocks lie in different ones"),
+                },
+            };
+            rotate(
+                [x1, x2].map(|x| x.as_flattened_mut()),
+                [cos.as_flattened(), sin.as_flattened()],
+                direction,
+            );
         }
     }
 }
 
 crate::multiversion! {
-    /// Rotates pairs of the columns of two tiles; angles of a row are so many groups behind those of the row before.
-    fn rotate_tiles(
-        head: &mut [Sums],
-        strip: usize,
-        tiles: [usize; 2],
-        angles: [&[[f32; LINES]]; 2],
-        direction: f32,
-    ) {
-        let [cos, sin] = angles;
-        let groups = head.len();
-        for line in 0..LINES {
-            let [mut x1, mut x2] = tiles.map(|tile| head[tile / 2].0[strip][tile % 2][line]);
-            let (cos, sin) = (cos[line * groups], sin[line * groups]);
-            for lane in 0..LINES {
-                let sin = direction * sin[lane];
-                (x1[lane], x2[lane]) = (x1[lane] * cos[lane] - x2[lane] * sin, x2[lane] * cos[lane] + x1[lane] * sin);
-            }
-            head[tiles[0] / 2].0[strip][tiles[0] % 2][line] = x1;
-            head[tiles[1] / 2].0[strip][tiles[1] % 2][line] = x2;
+    /// Rotates pairs, each by its own angle.
+    fn rotate(x: [&mut [f32]; 2], angles: [&[f32]; 2], direction: f32) {
+        let ([x1, x2], [cos, sin]) = (x, angles);
+        let n = x1.len();
+        let (x2, cos, sin) = (&mut x2[..n], &cos[..n], &sin[..n]);
+        for i in 0..n {
+            let sin = direction * sin[i];
+            (x1[i], x2[i]) = (x1[i] * cos[i] - x2[i] * sin, x2[i] * cos[i] + x1[i] * sin);
         }
     }
 

@@ -14,9 +14,8 @@ pub(super) use matrices::{backward_head, forward_head};
 pub(crate) use packed::{Head, PackedHeads, backward_heads, forward_heads};
 
 use crate::bf16_matmul::{BLOCK, LINES, Lines, Parts, STEPS, Side, Start, Sums, Tile, TileUnit, Tiles};
-use crate::bf16_matmul::{pack_strips, to_write};
+use crate::bf16_matmul::{pack_strips, to_write, transpose_numbers};
 use crate::matmul::Mat;
-use crate::simd::transposed;
 use scores::{exp_rows, operands, probabilities};
 
 const _: () = assert!(BLOCK == STEPS, "a block of queries is a tile of steps");
@@ -220,7 +219,9 @@ fn backward(
         for (block, all) in all.chunks_exact_mut(of_features).enumerate() {
             for sums in &mut *all {
                 *sums = turned(sums);
-                multiply_rows(sums, &[factor; BLOCK]);
+                if factor != 1.0 {
+                    multiply_rows(sums, &[factor; BLOCK]);
+                }
             }
             put(of, block, all);
         }
@@ -233,27 +234,25 @@ fn tiles_of(tiles: &mut [Tile], first: usize, distance: usize) -> [&mut Tile; 2]
     [&mut before[first], &mut from[0]]
 }
 
-crate::multiversion! {
-    /// The transpose.
-    fn turned(sums: &Sums) -> Sums {
-        let [[a, b], [c, d]] = &sums.0;
-        let same = |x| x;
-        Sums([
-            [transposed(a, same, same), transposed(c, same, same)],
-            [transposed(b, same, same), transposed(d, same, same)],
-        ])
-    }
+/// The transpose.
+fn turned(sums: &Sums) -> Sums {
+    let [[a, b], [c, d]] = &sums.0;
+    let mut turned = Sums([[*a, *c], [*b, *d]]);
+    turned.0.as_flattened_mut().iter_mut().for_each(transpose_numbers);
+    turned
+}
 
+crate::multiversion! {
     /// Multiplies rows by factors.
     fn multiply_rows(sums: &mut Sums, factors: &[f32; BLOCK]) {
         for (strip, halves) in sums.0.iter_mut().enumerate() {
-            for tile in halves {
-                for (line, row) in tile.iter_mut().enumerate() {
-                    let factor = factors[strip * LINES + line];
-                    for x in row {
-                        *x *= factor;
-                    }
+            for line in 0..LINES {
+                let factor = factors[strip * LINES + line];
+                let mut row = [halves[0][line], halves[1][line]];
+                for x in row.as_flattened_mut() {
+                    *x *= factor;
                 }
+                [halves[0][line], halves[1][line]] = row;
             }
         }
     }

@@ -27,22 +27,22 @@ impl Sums {
     }
 }
 
-/// The largest magnitudes of a block before it was rounded to bf16 and after, as bits.
-pub(crate) struct Largest([i32; 2]);
+/// The largest magnitude of a block, as bits.
+pub(crate) struct Largest(i32);
 
 impl Largest {
-    /// How many numbers of the block were not finite before.
-    pub(crate) fn non_finite_before(&self, block: &Sums) -> u64 {
-        if self.0[0] < f32::INFINITY.to_bits() as i32 {
-            0
-        } else {
-            numerics::count_non_finite(block.numbers())
+    /// How many numbers of the block are not finite.
+    pub(crate) fn non_finite(&self, block: &Sums) -> u64 {
+        match self.0 < f32::INFINITY.to_bits() as i32 {
+            true => 0,
+            false => numerics::count_non_finite(block.numbers()),
         }
     }
 
-    /// How many are not after.
-    pub(crate) fn non_finite_after(&self, block: &Sums) -> u64 {
-        if self.0[1] < f32::INFINITY.to_bits() as i32 {
+    /// How many are not once they are rounded to bf16.
+    pub(crate) fn non_finite_rounded(&self, block: &Sums) -> u64 {
+        // Rounding keeps the order of numbers.
+        if to_bf16(f32::from_bits(self.0 as u32)).is_finite() {
             return 0;
         }
         let mut block = *block;
@@ -68,18 +68,37 @@ multiversion! {
 
     /// A block rounded to bf16 as left operand: a tile of a step for each of two strips of lines. (Of a NaN that arithmetic made the
     /// upper half is one still.)
-    pub(crate) fn left_tiles(block: &Sums, tiles: [&mut Tile; 2]) -> Largest {
-        let [mut before, mut after] = [0; 2];
+    pub(crate) fn left_tiles(block: &Sums, tiles: [&mut Tile; 2]) {
         for (tile, [early, late]) in tiles.into_iter().zip(&block.0) {
             let numbers = early.as_flattened().iter().zip(late.as_flattened());
             for (pair, (early, late)) in tile.0.as_flattened_mut().iter_mut().zip(numbers) {
-                before = before.max(magnitude(*early)).max(magnitude(*late));
-                let [early, late] = [to_bf16(*early), to_bf16(*late)];
-                after = after.max(magnitude(early)).max(magnitude(late));
-                *pair = pair_of(early, late);
+                *pair = pair_of(to_bf16(*early), to_bf16(*late));
             }
         }
-        Largest([before, after])
+    }
+
+    /// The same, with a look at the block before it was rounded.
+    pub(crate) fn left_tiles_of(block: &Sums, tiles: [&mut Tile; 2]) -> Largest {
+        let mut largest = 0;
+        for (tile, [early, late]) in tiles.into_iter().zip(&block.0) {
+            let numbers = early.as_flattened().iter().zip(late.as_flattened());
+            for (pair, (early, late)) in tile.0.as_flattened_mut().iter_mut().zip(numbers) {
+                largest = largest.max(magnitude(*early)).max(magnitude(*late));
+                *pair = pair_of(to_bf16(*early), to_bf16(*late));
+            }
+        }
+        Largest(largest)
+    }
+
+    /// The same where the block is rounded too.
+    pub(crate) fn round_to_tiles(block: &mut Sums, tiles: [&mut Tile; 2]) {
+        for (tile, [early, late]) in tiles.into_iter().zip(&mut block.0) {
+            let numbers = early.as_flattened_mut().iter_mut().zip(late.as_flattened_mut());
+            for (pair, (early, late)) in tile.0.as_flattened_mut().iter_mut().zip(numbers) {
+                (*early, *late) = (to_bf16(*early), to_bf16(*late));
+                *pair = pair_of(*early, *late);
+            }
+        }
     }
 
     /// The block that was made to these tiles.

@@ -35,10 +35,12 @@ pub(crate) use amx::Amx;
 
 use crate::matmul::{self, Mat, MatMut, Update};
 use crate::round::round_rows;
-pub(crate) use blocks::{block_of, left_tiles, over_lines, round_block};
+pub(crate) use blocks::{block_of, left_tiles, left_tiles_of, over_lines, round_block, round_to_tiles};
 use numerics::NumericFormat;
 pub(crate) use over_rows::OverRows;
-pub(crate) use pack::{LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write, transpose};
+pub(crate) use pack::{
+    LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write, transpose, transpose_numbers,
+};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};

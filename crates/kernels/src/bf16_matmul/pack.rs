@@ -111,6 +111,16 @@ pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, vi
     }
 }
 
+/// Transposes a square of numbers.
+pub(crate) fn transpose_numbers(square: &mut [[f32; LINES]; LINES]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx512 {
+        // SAFETY: `isa` is never wider than what this CPU has.
+        return unsafe { avx512::transpose_numbers(square) };
+    }
+    *square = transposed(square, |x| x, |x| x);
+}
+
 /// Transposes the pairs of a tile: a left operand's becomes a right one's, and the reverse.
 pub(crate) fn transpose(tile: &mut Tile) {
     #[cfg(target_arch = "x86_64")]

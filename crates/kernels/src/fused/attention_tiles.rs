@@ -14,7 +14,7 @@ use super::rows_of;
 use crate::attention::{Head, Of, PackedHeads, backward_heads, forward_heads};
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, left_tiles,
-    multiply_packed, over_lines, packed_products, round_block,
+    left_tiles_of, multiply_packed, over_lines, packed_products, round_block,
 };
 use crate::buffers::with_elements;
 use crate::matmul::{Before, Mat, MatMut, Update, written};
@@ -143,8 +143,8 @@ impl<U: TileUnit> AttentionTiles<'_, U> {
         let log_sum_exp = span(Part::Attention, self.shaped.attention_work(2.0, 4), || {
             forward_heads(unit, &self.heads(&qkv), |[block, panel], sums| {
                 let mut tiles = [Tile::ZERO; 2];
-                let largest = left_tiles(sums, tiles.each_mut());
-                outward.add_found(0, Role::Input, largest.non_finite_after(sums));
+                let largest = left_tiles_of(sums, tiles.each_mut());
+                outward.add_found(0, Role::Input, largest.non_finite_rounded(sums));
                 // SAFETY: each block belongs to one head, and each head to one task.
                 unsafe { out.put(block, panel, &tiles) };
             })
@@ -357,8 +357,8 @@ impl<U: TileUnit> AttentionTiles<'_, U> {
         }
         let [mut packed, mut turned] = [[Tile::ZERO; 2]; 2];
         for (features, sums) in sums.iter().enumerate() {
-            let largest = left_tiles(sums, packed.each_mut());
-            self.inward.add_found(index, Role::Grad, largest.non_finite_before(sums));
+            let largest = left_tiles_of(sums, packed.each_mut());
+            self.inward.add_found(index, Role::Grad, largest.non_finite(sums));
             let [block, panel] = head.place(block, features);
             over_lines(packed.each_ref(), Side::Left, turned.each_mut());
             // SAFETY: each block belongs to one head, and each head to one task.

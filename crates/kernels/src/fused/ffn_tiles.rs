@@ -14,7 +14,7 @@ use super::row_products::{RowFormats, norm_rows, norm_rows_again, past_block, wi
 use super::rows_of;
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, block_of,
-    left_tiles, multiply_packed, over_lines, packed_products, round_block,
+    left_tiles, left_tiles_of, multiply_packed, over_lines, packed_products, round_block, round_to_tiles,
 };
 use crate::matmul::{Before, Mat, MatMut, Update, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
@@ -165,9 +165,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                 activation.time(|| {
                     for (branch, sums) in [&mut up, &mut gate].into_iter().take(branches).enumerate() {
                         self.clear_padding(panel, sums);
-                        round_block(sums);
+                        round_to_tiles(sums, packed.each_mut());
                         if let Some(place) = places.get(rows.start / BLOCK + block) {
-                            left_tiles(sums, packed.each_mut());
                             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
                             let first = (panel * branches + branch) * 2;
                             place[first].write(packed[0]);
@@ -181,8 +180,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                         }
                         (None, up_fn) => up_fn.value(up.numbers(), hidden.numbers_mut()),
                     }
-                    let largest = left_tiles(&hidden, hidden_left.at(block, panel));
-                    outward.add_found(0, Role::Input, largest.non_finite_after(&hidden));
+                    let largest = left_tiles_of(&hidden, hidden_left.at(block, panel));
+                    outward.add_found(0, Role::Input, largest.non_finite_rounded(&hidden));
                 });
             }
         }
@@ -317,8 +316,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                     let all = gradients.zip(&mut *of_branches).zip(&across.of_branches).enumerate();
                     for (branch, ((sums, left), across)) in all {
                         let [early, late] = left.at(block, panel);
-                        let largest = left_tiles(sums, [&mut *early, &mut *late]);
-                        inward.add_found(branch, Role::Grad, largest.non_finite_before(sums));
+                        let largest = left_tiles_of(sums, [&mut *early, &mut *late]);
+                        inward.add_found(branch, Role::Grad, largest.non_finite(sums));
                         over_lines([early, late], across.side(), turned.each_mut());
                         // SAFETY: these rows belong to this task.
                         unsafe { across.put(panel, first + block, &turned) };

@@ -142,14 +142,33 @@ fn pairs_by_lines<const PARTS: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
 pub(super) fn transpose(tile: &mut Tile) {
+    // SAFETY: the rows of a tile.
+    unsafe { transpose_rows(tile.0.as_mut_ptr().cast()) };
+}
+
+/// The same of numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+pub(super) fn transpose_numbers(square: &mut [[f32; 16]; 16]) {
+    // SAFETY: as many rows as a tile has.
+    unsafe { transpose_rows(square.as_mut_ptr().cast()) };
+}
+
+/// Transposes 16 rows of 64 bytes.
+///
+/// # Safety
+/// There are as many to be read and written.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+unsafe fn transpose_rows(place: *mut __m512i) {
     let mut rows = [_mm512_setzero_si512(); 16];
-    for (row, from) in rows.iter_mut().zip(&tile.0) {
-        // SAFETY: a row of a tile is 64 bytes.
-        *row = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+    for (index, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *row = unsafe { _mm512_loadu_si512(place.add(index)) };
     }
-    for (row, to) in transposed(rows).into_iter().zip(&mut tile.0) {
+    for (index, row) in transposed(rows).into_iter().enumerate() {
         // SAFETY: as above.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
+        unsafe { _mm512_storeu_si512(place.add(index), row) };
     }
 }
 
