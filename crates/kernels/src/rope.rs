@@ -127,10 +127,19 @@ pub(crate) fn rotate_blocks(head: &mut [Sums], angles: [&[f32]; 2], direction: f
     let groups = head.len(); // of 16 pairs
     for strip in 0..2 {
         for group in 0..groups {
-            let [cos, sin] = angles.map(|table| -> Square {
-                let table = &table.as_chunks().0[strip * LINES * groups + group..];
-                std::array::from_fn(|line| table[line * groups])
-            });
+            let mut copies = [[[0.0; LINES]; LINES]; 2];
+            let [cos, sin] = match groups {
+                1 => angles.map(|table| &table[strip * LINES * LINES..][..LINES * LINES]),
+                _ => {
+                    for (copy, table) in copies.iter_mut().zip(angles) {
+                        let table = &table.as_chunks().0[strip * LINES * groups + group..];
+                        for (line, copy) in copy.iter_mut().enumerate() {
+                            *copy = table[line * groups];
+                        }
+                    }
+                    copies.each_ref().map(|copy| copy.as_flattened())
+                }
+            };
             let places = [group, group + groups];
             let [x1, x2]: [&mut Square; 2] = match head {
                 [only] => only.0[strip].each_mut(),
@@ -141,11 +150,7 @@ pub(crate) fn rotate_blocks(head: &mut [Sums], angles: [&[f32]; 2], direction: f
                     Err(_) => unreachable!("halves of a head of several blocks lie in different ones"),
                 },
             };
-            rotate(
-                [x1, x2].map(|x| x.as_flattened_mut()),
-                [cos.as_flattened(), sin.as_flattened()],
-                direction,
-            );
+            rotate([x1, x2].map(|x| x.as_flattened_mut()), [cos, sin], direction);
         }
     }
 }

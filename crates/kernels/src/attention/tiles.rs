@@ -16,7 +16,7 @@ pub(crate) use packed::{Head, PackedHeads, backward_heads, forward_heads};
 use crate::bf16_matmul::{BLOCK, LINES, Lines, Parts, STEPS, Side, Start, Sums, Tile, TileUnit, Tiles};
 use crate::bf16_matmul::{pack_strips, to_write, transpose_numbers};
 use crate::matmul::Mat;
-use scores::{exp_rows, operands, probabilities};
+use scores::{exp_rows, operands, probabilities, spread};
 
 const _: () = assert!(BLOCK == STEPS, "a block of queries is a tile of steps");
 
@@ -80,8 +80,8 @@ struct Between {
     d_scores_t: Operand,
     scores: Vec<Sums>,
     d_probs: Vec<Sums>,
-    /// Of a block of queries.
-    of_queries: Vec<Sums>,
+    /// Of a block of positions: features in blocks.
+    of_block: Vec<Sums>,
     /// Of keys and values: for each block of positions features by positions, in blocks.
     of_keys_and_values: [Vec<Sums>; 2],
 }
@@ -148,7 +148,7 @@ fn forward(
         let mut denominators = [0.0; BLOCK];
         let tiles = probs.reserve([BLOCK, seen.len() * STEPS]);
         exp_rows(scores, scale, tiles, &mut denominators, &mut log_sum_exp);
-        let factors = denominators.map(|sum| 1.0 / sum);
+        let factors = spread(&denominators.map(|sum| 1.0 / sum));
         for features in 0..values_t.blocks() {
             let values = values_t.steps(seen.clone()).block(features);
             unit.multiply(&mut sums, Start::Zero, probs.lines().block(0), values);
@@ -171,13 +171,13 @@ fn backward(
     mut put: impl FnMut(Of, usize, &mut [Sums]),
 ) {
     let Backward { queries, keys, values, grads, queries_t, keys_t, grads_t } = head;
-    let Between { d_scores, probs_t, d_scores_t, scores, d_probs, of_queries, of_keys_and_values, .. } =
+    let Between { d_scores, probs_t, d_scores_t, scores, d_probs, of_block, of_keys_and_values, .. } =
         between;
     let t = log_sum_exp.len();
     let (blocks, of_features) = (t.div_ceil(BLOCK), keys_t.blocks());
     scores.resize(blocks, Sums::ZERO);
     d_probs.resize(blocks, Sums::ZERO);
-    of_queries.resize(of_features, Sums::ZERO);
+    of_block.resize(of_features, Sums::ZERO);
     of_keys_and_values.iter_mut().for_each(|sums| sums.resize(blocks * of_features, Sums::ZERO));
     let mut unit = unit.configure();
     for block in 0..blocks {
@@ -199,10 +199,10 @@ fn backward(
             let columns = [&mut *of_probs, &mut *of_scores].map(|tiles| tiles_of(tiles, 2 * of_keys, 1));
             operands(&scores[of_keys], &d_probs[of_keys], &deltas, rows, columns);
         }
-        for (features, sums) in of_queries.iter_mut().enumerate() {
+        for (features, sums) in of_block.iter_mut().enumerate() {
             let keys = keys_t.steps(seen.clone()).block(features);
             unit.multiply(sums, Start::Zero, d_scores.lines().block(0), keys);
-            multiply_rows(sums, &[scale; BLOCK]);
+            multiply(sums, scale);
             let step = block..block + 1;
             let left = [queries_t, grads_t].map(|left| left.steps(step.clone()).block(features));
             for of_keys in seen.clone() {
@@ -213,17 +213,17 @@ fn backward(
                 }
             }
         }
-        put(Of::Queries, block, of_queries);
+        put(Of::Queries, block, of_block);
     }
     for ((of, factor), all) in [(Of::Keys, scale), (Of::Values, 1.0)].into_iter().zip(of_keys_and_values) {
-        for (block, all) in all.chunks_exact_mut(of_features).enumerate() {
-            for sums in &mut *all {
-                *sums = turned(sums);
+        for (block, all) in all.chunks_exact(of_features).enumerate() {
+            for (sums, turned) in all.iter().zip(&mut *of_block) {
+                turn(sums, turned);
                 if factor != 1.0 {
-                    multiply_rows(sums, &[factor; BLOCK]);
+                    multiply(turned, factor);
                 }
             }
-            put(of, block, all);
+            put(of, block, of_block);
         }
     }
 }
@@ -234,25 +234,31 @@ fn tiles_of(tiles: &mut [Tile], first: usize, distance: usize) -> [&mut Tile; 2]
     [&mut before[first], &mut from[0]]
 }
 
-/// The transpose.
-fn turned(sums: &Sums) -> Sums {
-    let [[a, b], [c, d]] = &sums.0;
-    let mut turned = Sums([[*a, *c], [*b, *d]]);
-    turned.0.as_flattened_mut().iter_mut().for_each(transpose_numbers);
-    turned
+/// The transpose of a block.
+fn turn(sums: &Sums, turned: &mut Sums) {
+    for row in 0..2 {
+        for col in 0..2 {
+            transpose_numbers(&sums.0[col][row], &mut turned.0[row][col]);
+        }
+    }
 }
 
 crate::multiversion! {
-    /// Multiplies rows by factors.
-    fn multiply_rows(sums: &mut Sums, factors: &[f32; BLOCK]) {
+    /// Multiplies a block.
+    fn multiply(sums: &mut Sums, factor: f32) {
+        for x in sums.numbers_mut() {
+            *x *= factor;
+        }
+    }
+
+    /// Multiplies rows by factors, one for each lane of each row.
+    fn multiply_rows(sums: &mut Sums, factors: &scores::Rows) {
         for (strip, halves) in sums.0.iter_mut().enumerate() {
-            for line in 0..LINES {
-                let factor = factors[strip * LINES + line];
-                let mut row = [halves[0][line], halves[1][line]];
-                for x in row.as_flattened_mut() {
+            let factors = factors[strip * LINES..][..LINES].as_flattened();
+            for half in halves {
+                for (x, factor) in half.as_flattened_mut().iter_mut().zip(factors) {
                     *x *= factor;
                 }
-                [halves[0][line], halves[1][line]] = row;
             }
         }
     }

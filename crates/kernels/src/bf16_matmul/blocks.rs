@@ -1,7 +1,7 @@
 //! Blocks of sums that become operands of the next product where they are, without a detour through rows in memory.
 
 use super::Sums;
-use super::pack::{LINES, Side, Tile, pair_of, transpose};
+use super::pack::{LINES, Side, Tile, pair_of, transpose_in_place};
 use crate::round::to_bf16;
 use numerics::multiversion;
 
@@ -128,7 +128,7 @@ multiversion! {
 pub(crate) fn over_lines(left: [&Tile; 2], side: Side, [first, second]: [&mut Tile; 2]) {
     right_over_lines(left, [&mut *first, &mut *second]);
     if side == Side::Left {
-        transpose(first);
-        transpose(second);
+        transpose_in_place(first);
+        transpose_in_place(second);
     }
 }

@@ -39,7 +39,8 @@ pub(crate) use blocks::{block_of, left_tiles, left_tiles_of, over_lines, round_b
 use numerics::NumericFormat;
 pub(crate) use over_rows::OverRows;
 pub(crate) use pack::{
-    LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, to_write, transpose, transpose_numbers,
+    LINES, Parts, STEPS, Side, Tile, pack_strips, pair_of, stream, streamed, to_write, transpose,
+    transpose_numbers,
 };
 use rayon::prelude::*;
 use std::cell::Cell;

@@ -1,12 +1,13 @@
-//! A matrix whose rows a product sums over, packed some rows at a time by the tasks that make them.
+//! An operand that the tasks which make it pack: a matrix whose rows a product sums over, some rows at a time, or the blocks of any
+//! other.
 
-use super::pack::{LINES, Parts, STEPS, Side, Tile, pack};
+use super::pack::{LINES, Parts, Rounding, STEPS, Side, Tile, pack, stream};
 use super::{BLOCK, Strips};
 use crate::matmul::Mat;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Room for the tiles of a matrix \[rows, cols\], of which columns are lines and rows are steps.
+/// Room for the tiles of a matrix \[rows, cols\], of which columns are lines and rows are steps: of what a product sums over.
 pub(crate) struct OverRows {
     tiles: Vec<Tile>,
     /// Where they are.
@@ -55,19 +56,21 @@ impl OverRows {
             let first = self.place.wrapping_add(strip * self.pitch() + self.parts.tiles(rows.start));
             // SAFETY: there is room for the steps of every strip, and by the contract nobody else has those of these rows.
             let tiles = unsafe { std::slice::from_raw_parts_mut(first.cast(), self.parts.tiles(rows.len())) };
-            pack(tiles, self.side, self.parts, view.window([strip * LINES, 0], [LINES, rows.len()]));
+            let view = view.window([strip * LINES, 0], [LINES, rows.len()]);
+            pack(tiles, self.side, self.parts, Rounding::Done, view);
         }
     }
 
-    /// Writes tiles of 32 rows, of which this is the number, for two strips. Elements have one part.
+    /// Writes the tiles of a step for the two strips of a panel. Elements have one part.
     ///
     /// # Safety
-    /// No other task packs any of these rows.
+    /// No other task writes any of them, and each calls [`streamed`](super::streamed) after its last ones.
     pub(crate) unsafe fn put(&self, panel: usize, step: usize, tiles: &[Tile; 2]) {
         assert!(2 * panel < self.strips() && step < self.len() && self.parts == Parts::One);
         for (strip, tile) in tiles.iter().enumerate() {
             // SAFETY: there is room for the steps of every strip, and by the contract nobody else has those of these rows.
-            unsafe { self.place.add((2 * panel + strip) * self.pitch() + step).write(*tile) };
+            let place = unsafe { &mut *self.place.add((2 * panel + strip) * self.pitch() + step).cast() };
+            stream(tile, place);
         }
     }
 

@@ -1,6 +1,7 @@
 //! From strided views of f32 to tiles of bf16, and whether bf16, or two of it, hold all that was packed.
 
 use crate::matmul::Mat;
+use crate::round::to_bf16;
 use crate::simd::transposed;
 use numerics::multiversion;
 #[cfg(target_arch = "x86_64")]
@@ -64,6 +65,15 @@ impl Parts {
     }
 }
 
+/// What is done to values before they are packed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounding {
+    /// Nothing.
+    Done,
+    /// They are rounded to bf16, if they are to have one part.
+    ToBf16,
+}
+
 /// Which operand a tile belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -76,10 +86,21 @@ pub(crate) enum Side {
 /// Packs strips of 16 lines of a view, each into as many tiles as the view's steps take. Returns whether the parts of every
 /// value are bf16 numbers; if so, all tiles have been written, if not, they are of no use.
 pub(crate) fn pack_strips(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+    pack_strips_rounded(tiles, side, parts, Rounding::Done, view)
+}
+
+/// The same of values that may have to be rounded first.
+pub(super) fn pack_strips_rounded(
+    tiles: &mut [MaybeUninit<Tile>],
+    side: Side,
+    parts: Parts,
+    rounding: Rounding,
+    view: Mat<'_>,
+) -> bool {
     let of_strip = parts.tiles(view.cols);
     if view.rows_are_contiguous() {
         let strip = |(strip, tiles): (usize, &mut [MaybeUninit<Tile>])| {
-            pack(tiles, side, parts, view.window([strip * LINES, 0], [LINES, view.cols]))
+            pack(tiles, side, parts, rounding, view.window([strip * LINES, 0], [LINES, view.cols]))
         };
         return tiles.chunks_exact_mut(of_strip).enumerate().all(strip);
     }
@@ -87,7 +108,7 @@ pub(crate) fn pack_strips(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Pa
     (0..of_strip / parts.count()).all(|step| {
         tiles.chunks_exact_mut(of_strip).enumerate().all(|(strip, tiles)| {
             let part = view.window([strip * LINES, step * STEPS], [LINES, STEPS]);
-            pack(&mut tiles[step * parts.count()..][..parts.count()], side, parts, part)
+            pack(&mut tiles[step * parts.count()..][..parts.count()], side, parts, rounding, part)
         })
     })
 }
@@ -99,44 +120,85 @@ pub(crate) fn pack_strips(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Pa
 /// gradient rounded to some other type: whatever the recipe, f32 numbers whose lower halves are zero are bf16.
 /// fp16 and tf32 have too many bits for one part, but not for two, and so do most NaN with a payload. Two parts do not hold
 /// infinity and NaN, nor what rounds to infinity: infinity times the parts of a number need not be infinity.
-pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+pub(super) fn pack(
+    tiles: &mut [MaybeUninit<Tile>],
+    side: Side,
+    parts: Parts,
+    rounding: Rounding,
+    view: Mat<'_>,
+) -> bool {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 && (view.rows_are_contiguous() || view.t().rows_are_contiguous()) {
         // SAFETY: `isa` is never wider than what this CPU has.
-        return unsafe { avx512::pack(tiles, side, parts, view) };
+        return unsafe { avx512::pack(tiles, side, parts, rounding, view) };
     }
     match parts {
-        Parts::One => pack_one(tiles, side, view),
+        Parts::One => pack_one(tiles, side, rounding, view),
         Parts::Two => pack_two(tiles, side, view),
     }
 }
 
-/// Transposes a square of numbers.
-pub(crate) fn transpose_numbers(square: &mut [[f32; LINES]; LINES]) {
+/// The transpose of a tile's pairs: of a left operand's tile that of a right one, and the reverse.
+pub(crate) fn transpose(from: &Tile, to: &mut Tile) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 {
         // SAFETY: `isa` is never wider than what this CPU has.
-        return unsafe { avx512::transpose_numbers(square) };
+        return unsafe { avx512::transpose(from, to) };
     }
-    *square = transposed(square, |x| x, |x| x);
+    to.0 = transposed(&from.0, f32::from_bits, f32::to_bits);
 }
 
-/// Transposes the pairs of a tile: a left operand's becomes a right one's, and the reverse.
-pub(crate) fn transpose(tile: &mut Tile) {
+/// Transposes the pairs of a tile.
+pub(super) fn transpose_in_place(tile: &mut Tile) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512 {
-        // SAFETY: `isa` is never wider than what this CPU has.
-        return unsafe { avx512::transpose(tile) };
+        // SAFETY: as above.
+        return unsafe { avx512::transpose_in_place(tile) };
     }
     tile.0 = transposed(&tile.0, f32::from_bits, f32::to_bits);
 }
 
+/// The transpose of a square of numbers.
+pub(crate) fn transpose_numbers(from: &[[f32; LINES]; LINES], to: &mut [[f32; LINES]; LINES]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx512 {
+        // SAFETY: as above.
+        return unsafe { avx512::transpose_numbers(from, to) };
+    }
+    *to = transposed(from, |x| x, |x| x);
+}
+
+/// Writes a tile that will not be read soon. What is written past the caches has to be waited for before other threads may read it:
+/// see [`streamed`].
+pub(crate) fn stream(tile: &Tile, to: &mut MaybeUninit<Tile>) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx512 {
+        // SAFETY: `isa` is never wider than what this CPU has.
+        return unsafe { avx512::stream(tile, to) };
+    }
+    to.write(*tile);
+}
+
+/// Waits until what this thread has written by [`stream`] is there for all of them.
+pub(crate) fn streamed() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 multiversion! {
     /// [`pack`] without instructions of its own.
-    fn pack_one(tiles: &mut [MaybeUninit<Tile>], side: Side, view: Mat<'_>) -> bool {
+    fn pack_one(tiles: &mut [MaybeUninit<Tile>], side: Side, rounding: Rounding, view: Mat<'_>) -> bool {
         let mut bits = 0;
         for (index, tile) in tiles.iter_mut().enumerate() {
-            let squares = squares(view.window([0, index * STEPS], [LINES, STEPS]));
+            let mut squares = squares(view.window([0, index * STEPS], [LINES, STEPS]));
+            if rounding == Rounding::ToBf16 {
+                for x in squares.halves.as_flattened_mut().as_flattened_mut() {
+                    *x = to_bf16(*x);
+                }
+            }
             for half in &squares.halves {
                 for x in half.as_flattened() {
                     bits |= x.to_bits();

@@ -1,7 +1,7 @@
 //! Operands that are packed once and multiplied by many tasks.
 
 use super::BLOCK;
-use super::pack::{Parts, Side, Tile, pack_strips};
+use super::pack::{Parts, Rounding, Side, Tile, pack_strips, pack_strips_rounded};
 use crate::matmul::Mat;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -26,6 +26,14 @@ impl Strips {
     pub(crate) fn pack(b: Mat<'_>, parts: Parts) -> Option<Self> {
         // Two strips share the cache lines of rows of b; zeros lie beyond the last column.
         Self::pack_panels(b, parts, |panel, tiles| pack_strips(tiles, Side::Right, parts, panel))
+    }
+
+    /// Packs b rounded to bf16 on all threads, if it then holds it: NaN may have more bits.
+    pub(crate) fn pack_in_bf16(b: Mat<'_>) -> Option<Self> {
+        let parts = Parts::One;
+        Self::pack_panels(b, parts, |panel, tiles| {
+            pack_strips_rounded(tiles, Side::Right, parts, Rounding::ToBf16, panel)
+        })
     }
 
     /// Packs what `round` makes of b on all threads, if so many parts hold that.

@@ -14,7 +14,7 @@ use super::rows_of;
 use crate::attention::{Head, Of, PackedHeads, backward_heads, forward_heads};
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, left_tiles,
-    left_tiles_of, multiply_packed, over_lines, packed_products, round_block,
+    left_tiles_of, multiply_packed, over_lines, packed_products, round_block, streamed,
 };
 use crate::buffers::with_elements;
 use crate::matmul::{Before, Mat, MatMut, Update, written};
@@ -220,6 +220,7 @@ impl<U: TileUnit> AttentionTiles<'_, U> {
                 }
             }
         }
+        streamed();
         rstd
     }
 
@@ -339,6 +340,7 @@ impl<U: TileUnit> AttentionTiles<'_, U> {
                 }
             }
         });
+        streamed();
     }
 
     /// What becomes of the gradient of a block of positions of a head.

@@ -15,6 +15,7 @@ use super::rows_of;
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, block_of,
     left_tiles, left_tiles_of, multiply_packed, over_lines, packed_products, round_block, round_to_tiles,
+    stream, streamed,
 };
 use crate::matmul::{Before, Mat, MatMut, Update, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
@@ -169,8 +170,10 @@ impl<U: TileUnit> FfnTiles<'_, U> {
                         if let Some(place) = places.get(rows.start / BLOCK + block) {
                             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
                             let first = (panel * branches + branch) * 2;
-                            place[first].write(packed[0]);
-                            place[first + 1].write(packed[1]);
+                            packed
+                                .iter()
+                                .zip(&mut place[first..])
+                                .for_each(|(tile, place)| stream(tile, place));
                         }
                     }
                     match self.functions() {
@@ -186,6 +189,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             }
         }
         drop(tiles);
+        streamed();
         out_of_hidden.time(|| {
             let before = Before::Other(Mat::row_major(x, rows.len(), *d));
             let update = Update { before, ..Update::OVERWRITE };
@@ -330,6 +334,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             }
         }
         drop(tiles);
+        streamed();
         into_hidden.time(|| {
             let mut update = Update::OVERWRITE;
             for (left, b) in of_branches.iter().zip(into) {

@@ -2,7 +2,7 @@
 //! memory as f32.
 
 use super::{Backward, Forward, Of, Operand, Scratch, backward, forward, tiles_of};
-use crate::bf16_matmul::{BLOCK, Lines, Side, Strips, Sums, TileUnit, over_lines, transpose};
+use crate::bf16_matmul::{BLOCK, Lines, Side, Strips, Sums, TileUnit, over_lines, streamed, transpose};
 use crate::heads::HeadShape;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -63,9 +63,12 @@ pub(crate) fn forward_heads(
         keys.turn(k);
         values_t.go_over_lines(Side::Right, v);
         let operands = Forward { queries, keys: keys.lines(), values_t: values_t.lines() };
-        forward(unit, operands, all.shape.t, all.scale, between, |[block, features], sums| {
-            put(head.place(block, features), sums);
-        })
+        let log_sum_exp =
+            forward(unit, operands, all.shape.t, all.scale, between, |[block, features], sums| {
+                put(head.place(block, features), sums);
+            });
+        streamed();
+        log_sum_exp
     };
     let logs = all.heads().map(|(_, head)| SCRATCH.with_borrow_mut(|scratch| one(scratch, head)));
     logs.collect::<Vec<_>>().concat()
@@ -102,6 +105,7 @@ pub(crate) fn backward_heads(
         backward(unit, operands, log_sum_exp, all.scale, between, |of, block, sums| {
             put(of, head, block, sums);
         });
+        streamed();
     };
     all.heads().for_each(|(number, head)| SCRATCH.with_borrow_mut(|scratch| one(scratch, number, head)));
 }
@@ -113,8 +117,7 @@ impl Operand {
         let strips = (0..left.blocks()).flat_map(|block| left.block(block));
         for (tiles, left) in tiles.chunks_exact_mut(left.len()).zip(strips) {
             for (tile, left) in tiles.iter_mut().zip(left) {
-                *tile = *left;
-                transpose(tile);
+                transpose(left, tile);
             }
         }
     }

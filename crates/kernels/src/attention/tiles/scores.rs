@@ -9,7 +9,7 @@ use crate::round::to_bf16;
 use crate::simd::combine;
 
 /// A number for each lane of each row of a block.
-type Rows = [[f32; LINES]; BLOCK];
+pub(super) type Rows = [[f32; LINES]; BLOCK];
 
 /// Ones in place of the bits of what the rows of a block on the diagonal see, as [`Sums`] have them.
 static SEEN: [[[[u32; LINES]; LINES]; 2]; 2] = {
@@ -26,7 +26,7 @@ static SEEN: [[[[u32; LINES]; LINES]; 2]; 2] = {
 };
 
 /// Numbers of rows for each of their lanes.
-fn spread(rows: &[f32; BLOCK]) -> Rows {
+pub(super) fn spread(rows: &[f32; BLOCK]) -> Rows {
     rows.map(|row| [row; LINES])
 }
 

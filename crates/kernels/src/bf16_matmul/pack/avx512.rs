@@ -1,6 +1,6 @@
 //! The same on AVX-512: a row of a tile is a register.
 
-use super::{LINES, PAIRS, Parts, STEPS, Side, Tile};
+use super::{LINES, PAIRS, Parts, Rounding, STEPS, Side, Tile};
 use crate::matmul::Mat;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -10,10 +10,21 @@ type Rows = [__m512i; 16];
 
 /// As [`super::pack`], for a view whose lines or steps are neighbours in memory.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-pub(super) fn pack(tiles: &mut [MaybeUninit<Tile>], side: Side, parts: Parts, view: Mat<'_>) -> bool {
+pub(super) fn pack(
+    tiles: &mut [MaybeUninit<Tile>],
+    side: Side,
+    parts: Parts,
+    rounding: Rounding,
+    view: Mat<'_>,
+) -> bool {
     const OR: i32 = 0xfe; // of three bits, whether any is set
     let mut seen = _mm512_setzero_si512();
     match parts {
+        Parts::One if rounding == Rounding::ToBf16 => pack_parts(tiles, side, view, |early, late| {
+            let [early, late] = [rounded(early), rounded(late)];
+            seen = _mm512_ternarylogic_epi32::<OR>(seen, early, late);
+            [pairs(early, late)]
+        }),
         Parts::One => pack_parts(tiles, side, view, |early, late| {
             seen = _mm512_ternarylogic_epi32::<OR>(seen, early, late);
             [pairs(early, late)]
@@ -46,7 +57,7 @@ fn pack_parts<const PARTS: usize>(
         }
         if by_line != (side == Side::Left) {
             // SAFETY: all rows have just been written.
-            tiles.iter_mut().for_each(|tile| transpose(unsafe { tile.assume_init_mut() }));
+            tiles.iter_mut().for_each(|tile| transpose_in_place(unsafe { tile.assume_init_mut() }));
         }
     }
 }
@@ -138,38 +149,70 @@ fn pairs_by_lines<const PARTS: usize>(
     }
 }
 
+/// The transpose of a tile.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+pub(super) fn transpose(from: &Tile, to: &mut Tile) {
+    // SAFETY: the rows of tiles.
+    unsafe { transpose_rows(from.0.as_ptr().cast(), to.0.as_mut_ptr().cast()) };
+}
+
 /// Transposes a tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-pub(super) fn transpose(tile: &mut Tile) {
+pub(super) fn transpose_in_place(tile: &mut Tile) {
+    let place = tile.0.as_mut_ptr().cast();
     // SAFETY: the rows of a tile.
-    unsafe { transpose_rows(tile.0.as_mut_ptr().cast()) };
+    unsafe { transpose_rows(place, place) };
 }
 
-/// The same of numbers.
+/// The transpose of as many numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-pub(super) fn transpose_numbers(square: &mut [[f32; 16]; 16]) {
-    // SAFETY: as many rows as a tile has.
-    unsafe { transpose_rows(square.as_mut_ptr().cast()) };
+pub(super) fn transpose_numbers(from: &[[f32; 16]; 16], to: &mut [[f32; 16]; 16]) {
+    // SAFETY: as many rows as tiles have.
+    unsafe { transpose_rows(from.as_ptr().cast(), to.as_mut_ptr().cast()) };
 }
 
-/// Transposes 16 rows of 64 bytes.
+/// The transpose of 16 rows of 64 bytes, which may take their place.
 ///
 /// # Safety
 /// There are as many to be read and written.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-unsafe fn transpose_rows(place: *mut __m512i) {
+unsafe fn transpose_rows(from: *const __m512i, to: *mut __m512i) {
     let mut rows = [_mm512_setzero_si512(); 16];
     for (index, row) in rows.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        *row = unsafe { _mm512_loadu_si512(place.add(index)) };
+        *row = unsafe { _mm512_loadu_si512(from.add(index)) };
     }
     for (index, row) in transposed(rows).into_iter().enumerate() {
         // SAFETY: as above.
-        unsafe { _mm512_storeu_si512(place.add(index), row) };
+        unsafe { _mm512_storeu_si512(to.add(index), row) };
     }
+}
+
+/// Writes a tile past the caches.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+pub(super) fn stream(tile: &Tile, to: &mut MaybeUninit<Tile>) {
+    for (index, row) in tile.0.iter().enumerate() {
+        // SAFETY: a tile has 16 rows of 64 bytes, and begins at a cache line.
+        unsafe {
+            let row = _mm512_load_si512(row.as_ptr().cast());
+            _mm512_stream_si512(to.as_mut_ptr().cast::<__m512i>().add(index), row);
+        }
+    }
+}
+
+/// Numbers rounded to bf16 as [`crate::round::to_bf16`] does.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+fn rounded(x: __m512i) -> __m512i {
+    let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(_mm512_castsi512_ps(x), _mm512_castsi512_ps(x));
+    let is_odd = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0x1_0000));
+    let half = _mm512_add_epi32(x, _mm512_set1_epi32(0x7fff));
+    let sum = _mm512_mask_add_epi32(half, is_odd, half, _mm512_set1_epi32(1));
+    _mm512_mask_and_epi32(x, is_number, sum, _mm512_set1_epi32(!0xffff))
 }
 
 /// The transpose: pairs of neighbouring rows exchange single places, then two, four, and eight.

@@ -22,10 +22,13 @@ proptest! {
             return Ok(());
         }
         let side = if left { Side::Left } else { Side::Right };
-        for parts in [Parts::One, Parts::Two] {
+        for (parts, rounding) in
+            [(Parts::One, Rounding::Done), (Parts::One, Rounding::ToBf16), (Parts::Two, Rounding::Done)]
+        {
             let number = |bits: &u32| match (strange, parts) {
                 // What is left of a number in two parts has 15 bits.
                 (true, _) => bits & 0xffff_0000 | 0x4001,
+                (false, Parts::One) if rounding == Rounding::ToBf16 => *bits,
                 (false, Parts::One) => bits & 0xffff_0000,
                 (false, Parts::Two) => of_sixteen(*bits),
             };
@@ -35,9 +38,9 @@ proptest! {
             let mut tiles = [Tile([[7; 16]; 16]), Tile::ZERO].map(|tile| vec![tile; parts.tiles(view.cols)]);
             // SAFETY: the packers write tiles.
             let [found, expected] = tiles.each_mut().map(|tiles| unsafe { to_write(tiles) });
-            let exact = pack(found, side, parts, view);
+            let exact = pack(found, side, parts, rounding, view);
             let expected_exact = match parts {
-                Parts::One => pack_one(expected, side, view),
+                Parts::One => pack_one(expected, side, rounding, view),
                 Parts::Two => pack_two(expected, side, view),
             };
             prop_assert_eq!([exact, expected_exact], [!strange; 2]);
