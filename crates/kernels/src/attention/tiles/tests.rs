@@ -43,9 +43,10 @@ fn agree(shape: HeadShape, size: f32) {
     {
         let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
         for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-            // Sums in another order put a few probabilities or gradients of scores on the other side of a rounding.
+            // Sums in another order put a few probabilities or gradients of scores on the other side of a rounding, each of
+            // which is worth up to 2^-8 of what it is multiplied with.
             let error = (found - expected).abs();
-            assert!(error <= 2f32.powi(-9) * largest, "{name}[{at}] is {found}, not {expected} of {largest}");
+            assert!(error <= 2f32.powi(-7) * largest, "{name}[{at}] is {found}, not {expected} of {largest}");
         }
     }
 }

@@ -43,8 +43,10 @@ proptest! {
                 Parts::One => pack_one(expected, side, rounding, view),
                 Parts::Two => pack_two(expected, side, view),
             };
-            prop_assert_eq!([exact, expected_exact], [!strange; 2]);
-            prop_assert!(strange || tiles[0].iter().zip(&tiles[1]).all(|(a, b)| a.0 == b.0));
+            prop_assert_eq!(exact, expected_exact);
+            // Of rounded values those are strange that are NaN with lower bits.
+            prop_assert!(rounding == Rounding::ToBf16 || exact != strange);
+            prop_assert!(!exact || tiles[0].iter().zip(&tiles[1]).all(|(a, b)| a.0 == b.0));
         }
     }
 
