@@ -1,5 +1,9 @@
 //! Cross-entropy of a softmax over logits, in nats.
 
+mod tiles;
+
+pub(crate) use tiles::{OfStrip, Strip, look_at};
+
 use crate::Kernels;
 use crate::buffers::{elements, fill_one, rows_per_task, with_elements};
 use crate::profile::{Part, Work, span};

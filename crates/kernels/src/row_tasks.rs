@@ -196,6 +196,15 @@ impl RowUnit {
         }
     }
 
+    /// Its tiles, if numbers have one part there.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles_of_bf16(self) -> Option<Amx> {
+        match self {
+            Self::Tiles(unit, Parts::One) => Some(unit),
+            Self::Tiles(_, Parts::Two) | Self::F32(_) => None,
+        }
+    }
+
     /// Calls `f` with right operands, packed on all threads and each rounded by `round`, which is given its number and some of
     /// its values.
     pub(crate) fn with_packed<R>(

@@ -16,12 +16,12 @@ impl Sums {
         self.0.as_flattened_mut().as_flattened_mut().as_flattened_mut()
     }
 
-    /// Makes columns from this one on zero.
-    pub(crate) fn clear_columns(&mut self, first: usize) {
+    /// Writes a number to columns from this one on.
+    pub(crate) fn fill_columns(&mut self, first: usize, number: f32) {
         for [early, late] in &mut self.0 {
             for line in 0..LINES {
-                early[line][first.min(LINES)..].fill(0.0);
-                late[line][first.saturating_sub(LINES)..].fill(0.0);
+                early[line][first.min(LINES)..].fill(number);
+                late[line][first.saturating_sub(LINES)..].fill(number);
             }
         }
     }

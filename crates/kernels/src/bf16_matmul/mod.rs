@@ -161,22 +161,13 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(f32, &Strips, &Strips
     let mut results: Vec<_> = all.iter().map(|(_, a, b)| Vec::with_capacity(a.cols * b.cols)).collect();
     let mut tasks = vec![];
     let blocks: usize = all.iter().map(|(_, a, _)| a.cols.div_ceil(BLOCK)).sum();
-    let rows = BLOCK * blocks_per_task(blocks);
     for ((factor, a, b), c) in all.iter().zip(&mut results) {
-        assert_eq!((a.len, a.parts), (b.len, b.parts));
         // SAFETY: the capacity is the matrix, nobody else has it, and the first thing that is done to it is to write it.
-        let mut c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
-        for first in (0..a.cols).step_by(rows) {
-            let c = c.take_rows(rows.min(c.shape()[0]));
-            let update = Update { factor: *factor, ..Update::OVERWRITE };
-            let result = Destination { b, update, scales: None, rounded: false, c };
-            let blocks = first / BLOCK..(first + rows).min(a.cols).div_ceil(BLOCK);
-            tasks.push((Left::Packed(a.lines(blocks)), result));
-        }
+        let c = unsafe { MatMut::from_raw(c.as_mut_ptr(), [a.cols, b.cols], b.cols) };
+        let update = Update { factor: *factor, ..Update::OVERWRITE };
+        tasks.extend(packed_tasks(blocks_per_task(blocks), (a, b), update, c));
     }
-    tasks.into_par_iter().for_each(|(left, result)| {
-        multiply_left(unit, left, &mut [result]);
-    });
+    run_packed(unit, tasks);
     for (c, (_, a, b)) in results.iter_mut().zip(all) {
         match a.len {
             0 => c.resize(a.cols * b.cols, 0.0),
@@ -185,6 +176,42 @@ pub(crate) fn packed_products(unit: impl TileUnit, all: &[(f32, &Strips, &Strips
         }
     }
     results
+}
+
+/// `sum` + aᵀ b, or aᵀ b if there is no sum, as [`packed_products`].
+pub(crate) fn add_packed_product(
+    unit: impl TileUnit,
+    sum: Option<Vec<f32>>,
+    a: &Strips,
+    b: &Strips,
+) -> Vec<f32> {
+    let Some(mut sum) = sum else {
+        return packed_products(unit, &[(1.0, a, b)]).pop().unwrap_or_default();
+    };
+    let c = MatMut::row_major(&mut sum, a.cols, b.cols);
+    let blocks = blocks_per_task(a.cols.div_ceil(BLOCK));
+    run_packed(unit, packed_tasks(blocks, (a, b), Update::ACCUMULATE, c).collect());
+    sum
+}
+
+/// Tasks of so many blocks that update c by aᵀ b.
+fn packed_tasks<'a>(
+    blocks: usize,
+    (a, b): (&'a Strips, &'a Strips),
+    update: Update<'a>,
+    mut c: MatMut<'a>,
+) -> impl Iterator<Item = (Lines<'a>, Destination<'a, 'a>)> {
+    assert_eq!((a.len, a.parts), (b.len, b.parts));
+    let all = a.cols.div_ceil(BLOCK);
+    (0..all).step_by(blocks).map(move |first| {
+        let rows = (blocks * BLOCK).min(c.shape()[0]);
+        let result = Destination { b, update, scales: None, rounded: false, c: c.take_rows(rows) };
+        (a.lines(first..(first + blocks).min(all)), result)
+    })
+}
+
+fn run_packed(unit: impl TileUnit, tasks: Vec<(Lines<'_>, Destination<'_, '_>)>) {
+    tasks.into_par_iter().for_each(|(a, result)| multiply_packed(unit, a, &mut [result]));
 }
 
 /// Every task reads all of b, so there are not more of them than it takes to share so many blocks of rows out.

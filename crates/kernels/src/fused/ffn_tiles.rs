@@ -79,7 +79,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
     fn clear_padding(&self, panel: usize, sums: &mut Sums) {
         let features = (self.d_ff - panel * BLOCK).min(BLOCK);
         if features < BLOCK {
-            sums.clear_columns(features);
+            sums.fill_columns(features, 0.0);
         }
     }
 

@@ -1,9 +1,13 @@
 //! The last norm, the output head and the cross-entropy, a chunk of tokens at a time.
 
+#[cfg(target_arch = "x86_64")]
+use super::head_tiles::HeadTiles;
 use super::projection::Projection;
 use super::relay::Relay;
 use super::row_products::RowFormats;
 use super::{Formats, Norm, norm_backward, rows_of, will_go_back};
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_matmul::Amx;
 use crate::buffers::{elements, with_elements};
 use crate::cross_entropy::{check_ids, loss_and_gradient, losses_and_gradient};
 use crate::matmul::{Mat, Update, written};
@@ -85,6 +89,9 @@ const SCALED_AT_ONCE: usize = 32 * 1024;
 /// Fewest tokens in a chunk, so that the products stay large.
 const FEWEST: usize = 512;
 
+/// Tokens in a chunk are a multiple of it: whole blocks of tiles.
+const CHUNK_UNIT: usize = crate::bf16_matmul::BLOCK;
+
 impl Op {
     fn run(&self, x: &[f32], targets: &[u32], norm: &[f32], head: &[f32]) -> Result<(f32, Option<Kept>)> {
         let HeadLoss { norm: norm_op, head: head_op, formats } = &self.block;
@@ -98,19 +105,30 @@ impl Op {
         let (normed, rstd) = norm_op.forward(x, norm, formats.compute);
         let normed = head_formats.enter_whole(Role::Input, normed.into(), d)?;
         let (mut sum, mut of_head, mut of_normed) = (0.0, None, Vec::with_capacity(x.len()));
-        let chunk = (LOGITS / v).max(FEWEST);
+        let chunk = (LOGITS / v).max(FEWEST).next_multiple_of(CHUNK_UNIT);
+        let mut take = |losses: &[f32], of_rows: &[f32]| {
+            sum += losses.iter().copied().map(f64::from).sum::<f64>();
+            of_normed.extend_from_slice(of_rows);
+        };
         let mut add = |head: Head<'_>| -> Result<()> {
             for (normed, targets) in normed.chunks(chunk * d).zip(targets.chunks(chunk)) {
                 let factor = self.keep.then(|| 1.0 / n as f32);
-                let Chunk { losses, of_logits, stride, of_rows } = match head {
-                    Head::Packed(right) => {
+                let Chunk { losses, of_logits, stride, of_rows } = match (head, factor) {
+                    #[cfg(target_arch = "x86_64")]
+                    (Head::Tiles(head), Some(factor)) => {
+                        let (losses, of_rows) = head.chunk(normed, targets, factor, &mut of_head);
+                        take(&losses, &of_rows);
+                        continue;
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    (Head::Tiles(_), None) => candle_core::bail!("internal error: tiles without a gradient"),
+                    (Head::Packed(right), _) => {
                         self.chunk_by_rows(right, &head_formats, normed, targets, factor, [v, d])
                     }
-                    Head::Rounded(head) => self.chunk(head, &head_formats, normed, targets, factor)?,
+                    (Head::Rounded(head), _) => self.chunk(head, &head_formats, normed, targets, factor)?,
                 };
-                sum += losses.into_iter().map(f64::from).sum::<f64>();
+                take(&losses, &of_rows);
                 if self.keep {
-                    of_normed.extend_from_slice(&of_rows);
                     let of_logits = Mat::new(&of_logits, [targets.len(), v], [stride, 1]).t();
                     let normed = Mat::row_major(normed, targets.len(), d);
                     of_head = Some(matmul_span(Part::MatmulWeight, [v, normed.rows, d], || {
@@ -124,14 +142,26 @@ impl Op {
         let head = Mat::row_major(weight, v, d);
         let right = [head.t(), head];
         let unit = RowUnit::new(n, &right, operands).filter(|_| !head_formats.are_looked_at());
-        if let Some(unit) = unit {
+        #[cfg(target_arch = "x86_64")]
+        let tiles = unit
+            .filter(|_| self.keep && n.is_multiple_of(CHUNK_UNIT) && head_formats.are_bf16())
+            .and_then(|rows| HeadTiles::new(rows.tiles_of_bf16()?, rows, &head_formats, head));
+        #[cfg(target_arch = "x86_64")]
+        let on_tiles = tiles.as_ref().map(Head::Tiles);
+        #[cfg(not(target_arch = "x86_64"))]
+        let on_tiles: Option<Head<'_>> = None;
+        if let Some(head) = on_tiles {
+            add(head)?;
+        } else if let Some(unit) = unit {
             let round = |_, values: &mut [f32]| head_formats.round(Role::Weight, values);
             unit.with_packed(&right, round, |right| add(Head::Packed(right)))?;
-            head_formats.count_weights(&[weight]);
-            head_formats.tell(&[Role::Weight, Role::Grad]);
         } else {
             let rounded = head_formats.enter_whole(Role::Weight, weight.into(), d)?;
             add(Head::Rounded(Mat::row_major(&rounded, v, d)))?;
+        }
+        if unit.is_some() {
+            head_formats.count_weights(&[weight]);
+            head_formats.tell(&[Role::Weight, Role::Grad]);
         }
         let loss = (sum / n as f64) as f32;
         let Some(of_head) = of_head else { return Ok((loss, None)) };
@@ -233,6 +263,9 @@ impl Op {
 /// The head as operand.
 #[derive(Clone, Copy)]
 enum Head<'a> {
+    /// Packed, for tasks on tiles that find gradients too.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(&'a HeadTiles<'a, Amx>),
     /// Packed, for tasks that take some rows through all of it; as values and as gradients are multiplied with it.
     Packed(&'a RightOperands<'a>),
     /// \[v, d_model\], for one operation after another.

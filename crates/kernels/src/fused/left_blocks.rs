@@ -38,6 +38,11 @@ impl<'t> LeftBlocks<'t> {
         [&mut before[first], &mut from[0]]
     }
 
+    /// A strip of a block.
+    pub(super) fn strip(&mut self, block: usize, strip: usize) -> &mut [Tile] {
+        &mut self.tiles[(2 * block + strip) * self.steps..][..self.steps]
+    }
+
     /// As an operand.
     pub(super) fn lines(&self) -> Lines<'_> {
         Lines::new(self.tiles, self.steps)

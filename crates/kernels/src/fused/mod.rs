@@ -22,6 +22,7 @@ mod ffn_rows_back;
 mod ffn_tiles;
 mod forward_rows;
 mod head_loss;
+mod head_tiles;
 mod left_blocks;
 mod projection;
 mod relay;

@@ -7,7 +7,7 @@ use super::forward_rows::ForwardRows;
 use super::projection::{Kept, Projection, State};
 use super::row_products::RowFormats;
 #[cfg(target_arch = "x86_64")]
-use crate::bf16_matmul::{Amx, Parts};
+use crate::bf16_matmul::Amx;
 use crate::matmul::Mat;
 use crate::quantized::{Left, Matrix, Role, RowMaps};
 use crate::row_tasks::{Operands, RowUnit};
@@ -147,7 +147,7 @@ pub(super) fn in_bf16<'f, 'a>(
     formats: Formats,
     projections: [&'f RowProjections<'a>; 2],
 ) -> Option<(Amx, &'f RowFormats<'a>, &'f RowFormats<'a>)> {
-    let RowUnit::Tiles(unit, Parts::One) = unit else { return None };
+    let unit = unit.tiles_of_bf16()?;
     let [RowProjections::ByValue(inward), RowProjections::ByValue(outward)] = projections else {
         return None;
     };
