@@ -14,6 +14,10 @@ mod verbs;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lm_train::memory::LargeBuffers;
+
+#[global_allocator]
+static ALLOCATOR: LargeBuffers = LargeBuffers;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {

@@ -84,10 +84,12 @@ impl<'a> RowFormats<'a> {
     /// A weight, or its transpose, as right operand of bf16, if that holds it.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no tiles"))]
     pub(super) fn packed_weight(&self, w: Mat<'_>) -> Option<Strips> {
-        match self.holds(Role::Weight, NumericFormat::Bf16) {
-            true => Strips::pack_in_bf16(w),
-            false => Strips::pack_rounded(w, Parts::One, |values| self.round(Role::Weight, values)),
-        }
+        span(Part::Quantise, Work::floats(2 * w.rows * w.cols), || {
+            match self.holds(Role::Weight, NumericFormat::Bf16) {
+                true => Strips::pack_in_bf16(w),
+                false => Strips::pack_rounded(w, Parts::One, |values| self.round(Role::Weight, values)),
+            }
+        })
     }
 
     /// Whether numbers of `format` are an operand as they are.
