@@ -2,7 +2,7 @@
 //! other.
 
 use super::pack::{LINES, Parts, Rounding, STEPS, Side, Tile, pack, stream};
-use super::{BLOCK, Strips};
+use super::{BLOCK, Strips, over_lines};
 use crate::matmul::Mat;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -71,6 +71,19 @@ impl OverRows {
             // SAFETY: there is room for the steps of every strip, and by the contract nobody else has those of these rows.
             let place = unsafe { &mut *self.place.add((2 * panel + strip) * self.pitch() + step).cast() };
             stream(tile, place);
+        }
+    }
+
+    /// Writes a block of 32 rows, of which this is the number, from its strips as left operand.
+    ///
+    /// # Safety
+    /// As for [`OverRows::put`].
+    pub(crate) unsafe fn put_rows(&self, step: usize, [early, late]: [&[Tile]; 2]) {
+        let mut turned = [Tile::ZERO; 2];
+        for (panel, tiles) in early.iter().zip(late).enumerate() {
+            over_lines(tiles.into(), self.side, turned.each_mut());
+            // SAFETY: the caller's promise.
+            unsafe { self.put(panel, step, &turned) };
         }
     }
 

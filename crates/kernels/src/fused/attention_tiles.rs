@@ -317,13 +317,10 @@ impl<U: TileUnit> AttentionTiles<'_, U> {
             self.outward.enter_one(0, residual, Role::Grad, operand);
             let left = LeftBlocks::packed(left, operand, self.d);
             for (index, block) in blocks(&rows).enumerate() {
-                let of_both = [(left.block(index), &across.of_y), (out.block(block), &across.out)];
-                for ([early, late], across) in of_both {
-                    for (panel, tiles) in early.iter().zip(late).enumerate() {
-                        over_lines(tiles.into(), across.side(), packed.each_mut());
-                        // SAFETY: these rows belong to this task.
-                        unsafe { across.put(panel, block, &packed) };
-                    }
+                // SAFETY: these rows belong to this task.
+                unsafe {
+                    across.of_y.put_rows(block, left.block(index));
+                    across.out.put_rows(block, out.block(block));
                 }
             }
             left

@@ -278,12 +278,8 @@ impl<U: TileUnit> FfnTiles<'_, U> {
             outward.enter_one(0, residual, Role::Grad, operand);
             let left = LeftBlocks::packed(left, operand, d);
             for block in 0..blocks {
-                let [early, late] = left.block(block);
-                for (panel, tiles) in early.iter().zip(late).enumerate() {
-                    over_lines(tiles.into(), across.of_y.side(), turned.each_mut());
-                    // SAFETY: these rows belong to this task.
-                    unsafe { across.of_y.put(panel, first + block, &turned) };
-                }
+                // SAFETY: these rows belong to this task.
+                unsafe { across.of_y.put_rows(first + block, left.block(block)) };
             }
             left
         });

@@ -10,7 +10,7 @@ use super::row_products::RowFormats;
 use super::rows_of;
 use crate::bf16_matmul::{
     BLOCK, Destination, LINES, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles,
-    add_packed_product, multiply_packed, over_lines, round_to_tiles, streamed,
+    add_packed_product, multiply_packed, round_to_tiles, streamed,
 };
 use crate::cross_entropy::{OfStrip, Strip, look_at};
 use crate::matmul::{Mat, Update, written};
@@ -134,7 +134,6 @@ impl<'a, U: TileUnit> HeadTiles<'a, U> {
         });
         let losses = loss.time(|| {
             let mut losses = Vec::with_capacity(rows.len());
-            let mut turned = [Tile::ZERO; 2];
             for (block, largest) in largest.iter().enumerate() {
                 for (strip, largest) in largest.iter().enumerate() {
                     let targets = &targets[losses.len()..][..LINES];
@@ -143,12 +142,8 @@ impl<'a, U: TileUnit> HeadTiles<'a, U> {
                     losses.extend(of_strip);
                     self.formats.add_found(0, Role::Grad, strange);
                 }
-                let [early, late] = logits.block(block);
-                for (panel, tiles) in early.iter().zip(late).enumerate() {
-                    over_lines(tiles.into(), Side::Left, turned.each_mut());
-                    // SAFETY: these rows belong to this task.
-                    unsafe { across.of_logits.put(panel, rows.start / BLOCK + block, &turned) };
-                }
+                // SAFETY: these rows belong to this task.
+                unsafe { across.of_logits.put_rows(rows.start / BLOCK + block, logits.block(block)) };
             }
             streamed();
             losses
