@@ -40,6 +40,9 @@ impl LargeBuffers {
     /// Bytes of a cache line.
     const LINE: usize = 64;
 
+    /// Bytes that the system aligns to, with room for an address.
+    const ALIGNED: usize = 16;
+
     /// Bytes of a huge page on most systems.
     #[cfg(target_os = "linux")]
     const HUGE_PAGE: usize = 2 << 20;
@@ -48,11 +51,29 @@ impl LargeBuffers {
     #[cfg(target_os = "linux")]
     const WITH_HUGE_PAGES: usize = Self::HUGE_PAGE / 2;
 
-    /// The layout that a buffer gets in place of this one.
-    fn layout(wanted: Layout) -> Layout {
-        match wanted.size() {
-            Self::LARGE.. => wanted.align_to(Self::LINE).unwrap_or(wanted),
-            _ => wanted,
+    /// What is asked of the system for a large buffer: room for a gap in front of it, up to the next line. (Asked for alignment, glibc
+    /// does not find the place again that a buffer of the same size has left.)
+    fn with_gap(wanted: Layout) -> Option<Layout> {
+        let is_large = wanted.size() >= Self::LARGE && wanted.align() <= Self::ALIGNED;
+        let layout = Layout::from_size_align(wanted.size().checked_add(Self::LINE)?, Self::ALIGNED);
+        if is_large { layout.ok() } else { None }
+    }
+
+    /// The buffer in a place that the system gave, which is noted in the gap.
+    ///
+    /// # Safety
+    /// The place has the layout of [`LargeBuffers::with_gap`], or is null.
+    unsafe fn behind_gap(place: *mut u8) -> *mut u8 {
+        if place.is_null() {
+            return place;
+        }
+        // At least as far on as the system's places are aligned.
+        let gap = Self::LINE - place.addr() % Self::LINE;
+        // SAFETY: the gap is no longer than what there is beyond the buffer's size, and has room for an address.
+        unsafe {
+            let buffer = place.add(gap);
+            buffer.cast::<*mut u8>().sub(1).write(place);
+            buffer
         }
     }
 
@@ -73,50 +94,58 @@ impl LargeBuffers {
     }
 }
 
-// SAFETY: all is left to the system's allocator, with a layout that follows from the given one alone.
+// SAFETY: all is left to the system's allocator. Whether a buffer has a gap follows from its layout alone.
 unsafe impl GlobalAlloc for LargeBuffers {
     unsafe fn alloc(&self, wanted: Layout) -> *mut u8 {
-        let layout = Self::layout(wanted);
-        // SAFETY: the caller's promise.
-        let place = unsafe { System.alloc(layout) };
-        Self::advise(place, layout);
-        place
+        let Some(layout) = Self::with_gap(wanted) else {
+            // SAFETY: the caller's promise.
+            return unsafe { System.alloc(wanted) };
+        };
+        // SAFETY: the layout is larger than the caller's, and the place has it.
+        unsafe {
+            let place = System.alloc(layout);
+            Self::advise(place, layout);
+            Self::behind_gap(place)
+        }
     }
 
     unsafe fn alloc_zeroed(&self, wanted: Layout) -> *mut u8 {
-        let layout = Self::layout(wanted);
-        if layout.align() == wanted.align() {
+        let Some(layout) = Self::with_gap(wanted) else {
             // SAFETY: the caller's promise.
-            return unsafe { System.alloc_zeroed(layout) };
+            return unsafe { System.alloc_zeroed(wanted) };
+        };
+        // SAFETY: as in `alloc`.
+        unsafe {
+            let place = System.alloc_zeroed(layout);
+            Self::advise(place, layout);
+            Self::behind_gap(place)
         }
-        // SAFETY: the caller's promise.
-        let place = unsafe { self.alloc(wanted) };
-        if !place.is_null() {
-            // SAFETY: so many bytes have just been allocated.
-            unsafe { place.write_bytes(0, layout.size()) };
-        }
-        place
     }
 
-    unsafe fn dealloc(&self, place: *mut u8, wanted: Layout) {
-        // SAFETY: the layout that it was allocated with.
-        unsafe { System.dealloc(place, Self::layout(wanted)) };
+    unsafe fn dealloc(&self, buffer: *mut u8, wanted: Layout) {
+        // SAFETY: the place and the layout that it was allocated with.
+        unsafe {
+            match Self::with_gap(wanted) {
+                Some(layout) => System.dealloc(buffer.cast::<*mut u8>().sub(1).read(), layout),
+                None => System.dealloc(buffer, wanted),
+            }
+        }
     }
 
-    unsafe fn realloc(&self, place: *mut u8, wanted: Layout, size: usize) -> *mut u8 {
+    unsafe fn realloc(&self, buffer: *mut u8, wanted: Layout, size: usize) -> *mut u8 {
         // SAFETY: by the caller's promise, size and alignment make a layout.
         let new = unsafe { Layout::from_size_align_unchecked(size, wanted.align()) };
-        if Self::layout(wanted).align() == wanted.align() && Self::layout(new).align() == wanted.align() {
-            // SAFETY: the caller's promise; neither of the two is large.
-            return unsafe { System.realloc(place, wanted, size) };
+        if Self::with_gap(wanted).or(Self::with_gap(new)).is_none() {
+            // SAFETY: the caller's promise.
+            return unsafe { System.realloc(buffer, wanted, size) };
         }
         // SAFETY: the caller's promise.
         let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {
             // SAFETY: both have so many bytes, and the old one is given back with the layout that it has.
             unsafe {
-                ptr::copy_nonoverlapping(place, moved, wanted.size().min(size));
-                self.dealloc(place, wanted);
+                ptr::copy_nonoverlapping(buffer, moved, wanted.size().min(size));
+                self.dealloc(buffer, wanted);
             }
         }
         moved
