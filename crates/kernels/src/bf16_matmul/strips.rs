@@ -67,9 +67,7 @@ impl Strips {
         }
         exact.then_some(Self { tiles, cols: b.cols, parts, len, pitch: len })
     }
-}
 
-impl Strips {
     /// Blocks of lines, of which it has two strips each.
     pub(crate) fn lines(&self, blocks: Range<usize>) -> Lines<'_> {
         let Self { tiles, len, pitch, .. } = self;

@@ -52,7 +52,7 @@ impl PackedHeads<'_> {
 }
 
 /// All heads forward: returns the logs of the softmaxes' denominators, \[b, h, t\]. `put` is given blocks of results, and where
-/// they belong.
+/// they belong, and may stream them.
 pub(crate) fn forward_heads(
     unit: impl TileUnit,
     all: &PackedHeads<'_>,
@@ -75,7 +75,7 @@ pub(crate) fn forward_heads(
 }
 
 /// All heads backward, from their gradients as left operand and the logs of the softmaxes' denominators. `put` is given all
-/// features of a block of positions of a head, with its number.
+/// features of a block of positions of a head, with its number, and may stream them.
 pub(crate) fn backward_heads(
     unit: impl TileUnit,
     all: &PackedHeads<'_>,
