@@ -77,6 +77,18 @@ impl LargeBuffers {
         }
     }
 
+    /// A buffer in what `system` gives.
+    ///
+    /// # Safety
+    /// It gives places of the layouts that it is asked for, or null.
+    unsafe fn place(wanted: Layout, system: impl Fn(Layout) -> *mut u8) -> *mut u8 {
+        let Some(layout) = Self::with_gap(wanted) else { return system(wanted) };
+        let place = system(layout);
+        Self::advise(place, layout);
+        // SAFETY: the caller's promise.
+        unsafe { Self::behind_gap(place) }
+    }
+
     /// Asks for huge pages where there is a buffer, in what it shares them with, and in what the heap has behind it: pages that have
     /// been touched before stay small.
     fn advise(place: *mut u8, layout: Layout) {
@@ -97,29 +109,13 @@ impl LargeBuffers {
 // SAFETY: all is left to the system's allocator. Whether a buffer has a gap follows from its layout alone.
 unsafe impl GlobalAlloc for LargeBuffers {
     unsafe fn alloc(&self, wanted: Layout) -> *mut u8 {
-        let Some(layout) = Self::with_gap(wanted) else {
-            // SAFETY: the caller's promise.
-            return unsafe { System.alloc(wanted) };
-        };
-        // SAFETY: the layout is larger than the caller's, and the place has it.
-        unsafe {
-            let place = System.alloc(layout);
-            Self::advise(place, layout);
-            Self::behind_gap(place)
-        }
+        // SAFETY: the caller's promise; a layout with a gap is no smaller.
+        unsafe { Self::place(wanted, |layout| System.alloc(layout)) }
     }
 
     unsafe fn alloc_zeroed(&self, wanted: Layout) -> *mut u8 {
-        let Some(layout) = Self::with_gap(wanted) else {
-            // SAFETY: the caller's promise.
-            return unsafe { System.alloc_zeroed(wanted) };
-        };
         // SAFETY: as in `alloc`.
-        unsafe {
-            let place = System.alloc_zeroed(layout);
-            Self::advise(place, layout);
-            Self::behind_gap(place)
-        }
+        unsafe { Self::place(wanted, |layout| System.alloc_zeroed(layout)) }
     }
 
     unsafe fn dealloc(&self, buffer: *mut u8, wanted: Layout) {

@@ -9,15 +9,16 @@
 use super::attention_block::{Kept, Shaped, Weights};
 use super::left_blocks::LeftBlocks;
 use super::residual_blocks::Gradients;
-use super::row_products::{RowFormats, norm_rows, norm_rows_again, past_block, width_past_block};
+use super::row_products::{RowFormats, norm_rows, past_block, width_past_block};
 use super::rows_of;
+use super::tiles_to_input::{add_products, back_through_norm};
 use crate::attention::{Head, Of, PackedHeads, backward_heads, forward_heads};
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, left_tiles,
     left_tiles_of, multiply_packed, over_lines, packed_products, round_block, streamed,
 };
 use crate::buffers::with_elements;
-use crate::matmul::{Before, Mat, MatMut, Update, written};
+use crate::matmul::{Before, Mat, Update, written};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product, span};
 use crate::quantized::Role;
 use crate::rms_norm;
@@ -378,25 +379,17 @@ impl<U: TileUnit> AttentionTiles<'_, U> {
         grad: &[f32],
         across: &Across,
     ) -> Vec<f32> {
-        let (d, format) = (self.d, NumericFormat::Bf16);
         projections.time(|| {
-            let mut update = Update::OVERWRITE;
-            for (dy, b) in of_heads.iter().zip(into) {
-                let c = MatMut::row_major(of_normed, rows.len(), d);
-                let result = Destination { b, update, scales: None, rounded: true, c };
-                multiply_packed(self.unit, dy.lines(blocks(&rows)), &mut [result]);
-                update = update.more();
-            }
+            let products = of_heads.iter().map(|dy| dy.lines(blocks(&rows))).zip(into);
+            add_products(self.unit, products, of_normed, self.d);
         });
         norm.time(|| {
-            let (x, w, rstd) = (rows_of(self.x, &rows, d), self.w.norm, &kept.rstd[rows.clone()]);
-            let grad = past_block(rows_of(grad, &rows, d), self.shaped.block.formats.residual, past);
-            round_rows(of_normed, format);
-            let enter = |normed: &mut [f32]| self.inward.round_from(format, Role::Input, normed);
-            norm_rows_again([x, w, rstd], format, normed, enter);
+            let inputs = [rows_of(self.x, &rows, self.d), self.w.norm, &kept.rstd[rows.clone()]];
+            let residual = self.shaped.block.formats.residual;
+            let past = past_block(rows_of(grad, &rows, self.d), residual, past);
+            let (across, of_x) = ((&across.normed, rows.clone()), of_x.elements());
             // SAFETY: these rows belong to this task.
-            unsafe { across.normed.pack(rows.clone(), normed) };
-            rms_norm::backward_rows(x, w, rstd, of_normed, Some(grad), of_x.elements())
+            unsafe { back_through_norm(self.inward, inputs, [normed, of_normed], across, past, of_x) }
         })
     }
 }

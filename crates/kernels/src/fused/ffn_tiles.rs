@@ -10,14 +10,15 @@
 use super::ffn_block::{FfnBlock, Kept, Weights};
 use super::left_blocks::LeftBlocks;
 use super::residual_blocks::Gradients;
-use super::row_products::{RowFormats, norm_rows, norm_rows_again, past_block, width_past_block};
+use super::row_products::{RowFormats, norm_rows, past_block, width_past_block};
 use super::rows_of;
+use super::tiles_to_input::{add_products, back_through_norm};
 use crate::bf16_matmul::{
     BLOCK, Destination, OverRows, Parts, Side, Start, Strips, Sums, Tile, TileUnit, Tiles, block_of,
     left_tiles, left_tiles_of, multiply_packed, over_lines, packed_products, round_block, round_to_tiles,
     stream, streamed,
 };
-use crate::matmul::{Before, Mat, MatMut, Update, written};
+use crate::matmul::{Before, Mat, Update, written};
 use crate::pointwise::{product_and_gradients_into, product_into, value_and_gradient_into};
 use crate::profile::{Clock, Part, Shared, matmul_span, pass, product};
 use crate::quantized::Role;
@@ -267,7 +268,7 @@ impl<U: TileUnit> FfnTiles<'_, U> {
     ) -> Vec<f32> {
         let RowTask { rows, results: [mut of_x], scratch: [normed, of_normed, operand, past], .. } = task;
         let Self { unit, block, w, inward, outward, d, .. } = self;
-        let (d, format) = (*d, NumericFormat::Bf16);
+        let d = *d;
         let (panels, branches, blocks) = (self.panels(), self.branches(), rows.len() / BLOCK);
         let (x, rstd, first) = (rows_of(self.x, &rows, d), &rstd[rows.clone()], rows.start / BLOCK);
         let residual = block.formats.residual;
@@ -332,21 +333,13 @@ impl<U: TileUnit> FfnTiles<'_, U> {
         drop(tiles);
         streamed();
         into_hidden.time(|| {
-            let mut update = Update::OVERWRITE;
-            for (left, b) in of_branches.iter().zip(into) {
-                let c = MatMut::row_major(of_normed, rows.len(), d);
-                let mut results = [Destination { b, update, scales: None, rounded: true, c }];
-                multiply_packed(*unit, left.lines(), &mut results);
-                update = update.more();
-            }
+            let products = of_branches.iter().map(LeftBlocks::lines).zip(into);
+            add_products(*unit, products, of_normed, d);
         });
         norm.time(|| {
-            round_rows(of_normed, format);
-            let enter = |normed: &mut [f32]| inward.round_from(format, Role::Input, normed);
-            norm_rows_again([x, w.norm, rstd], format, normed, enter);
+            let (across, of_x) = ((&across.normed, rows.clone()), of_x.elements());
             // SAFETY: these rows belong to this task.
-            unsafe { across.normed.pack(rows.clone(), normed) };
-            rms_norm::backward_rows(x, w.norm, rstd, of_normed, Some(grad), of_x.elements())
+            unsafe { back_through_norm(inward, [x, w.norm, rstd], [normed, of_normed], across, grad, of_x) }
         })
     }
 }

@@ -29,6 +29,7 @@ mod relay;
 mod residual_blocks;
 mod row_products;
 mod row_projections;
+mod tiles_to_input;
 
 pub use attention_block::AttentionBlock;
 pub use ffn_block::{Branch, FfnBlock};
